@@ -1,0 +1,1 @@
+"""What runs in a clinic: data, training, evaluation, and the one door out."""

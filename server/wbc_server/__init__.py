@@ -1,0 +1,1 @@
+"""What runs at the coordinator: aggregation, the gate, the journal, the report."""
