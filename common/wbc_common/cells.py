@@ -1,0 +1,218 @@
+"""The cell classes, and how the words of the published data sets map onto them.
+
+Three registries: the 13 classes of the line of work, the 11 harmonised ones, and the coarse 5. A label resolves to the *set* of
+classes it allows: one for an exact label, several for a coarser one ("neutrophil" among 13 classes is band or segmented), none
+for a thing that is no cell of the registry (a platelet; an erythroblast among 5 classes). A label nobody knows is an error.
+All parties must share the registry's `digest`: it covers the class names, their order and the whole label map.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from wbc_common.errors import DataError, SettingError
+
+CLASSES_13 = (
+    "basophil",
+    "eosinophil",
+    "erythroblast",
+    "myeloblast",
+    "promyelocyte",
+    "myelocyte",
+    "metamyelocyte",
+    "band_neutrophil",
+    "segmented_neutrophil",
+    "monocyte",
+    "typical_lymphocyte",
+    "atypical_lymphocyte",
+    "smudge_cell",
+)
+CLASSES_11 = (
+    "segmented_neutrophil",
+    "band_neutrophil",
+    "eosinophil",
+    "basophil",
+    "lymphocyte",
+    "monocyte",
+    "erythroblast",
+    "myeloblast",
+    "promyelocyte",
+    "myelocyte",
+    "metamyelocyte",
+)
+CLASSES_5 = ("neutrophil", "lymphocyte", "monocyte", "eosinophil", "basophil")
+
+BLASTS = ("myeloblast",)
+
+# Every known word, in lower case with underscores, and the finest classes (of the 13) that it can mean.
+# Sources: Matek-19 (TCIA AML-Cytomorphology), Acevedo-20 (PBC), Raabin, LDWBC, Zheng-18, BCCD, LISC.
+_GRANULOCYTE_PRECURSORS = ("promyelocyte", "myelocyte", "metamyelocyte")
+_NEUTROPHILS = ("band_neutrophil", "segmented_neutrophil")
+_LYMPHOCYTES = ("typical_lymphocyte", "atypical_lymphocyte")
+_MEANING_13: dict[str, tuple[str, ...]] = {
+    **{name: (name,) for name in CLASSES_13},
+    "neutrophil": _NEUTROPHILS,
+    "neutrophils": _NEUTROPHILS,
+    "neutrophil_band": ("band_neutrophil",),
+    "neutrophil_banded": ("band_neutrophil",),
+    "band": ("band_neutrophil",),
+    "bne": ("band_neutrophil",),
+    "ngb": ("band_neutrophil",),
+    "neutrophil_segmented": ("segmented_neutrophil",),
+    "segmented": ("segmented_neutrophil",),
+    "sne": ("segmented_neutrophil",),
+    "ngs": ("segmented_neutrophil",),
+    "lymphocyte": _LYMPHOCYTES,
+    "lymphocytes": _LYMPHOCYTES,
+    "lymphocyte_typical": ("typical_lymphocyte",),
+    "lymphocyte_atypical": ("atypical_lymphocyte",),
+    "lymphocyte_large": _LYMPHOCYTES,
+    "lymphocyte_small": ("typical_lymphocyte",),
+    "lymphocyte_reactive": ("atypical_lymphocyte",),
+    "reactive_lymphocyte": ("atypical_lymphocyte",),
+    "ly": _LYMPHOCYTES,
+    "lyt": ("typical_lymphocyte",),
+    "lya": ("atypical_lymphocyte",),
+    "monocytes": ("monocyte",),
+    "mo": ("monocyte",),
+    "mon": ("monocyte",),
+    "eosinophils": ("eosinophil",),
+    "eo": ("eosinophil",),
+    "eos": ("eosinophil",),
+    "basophils": ("basophil",),
+    "ba": ("basophil",),
+    "bas": ("basophil",),
+    "erythroblasts": ("erythroblast",),
+    "normoblast": ("erythroblast",),
+    "nrbc": ("erythroblast",),
+    "erb": ("erythroblast",),
+    "ebo": ("erythroblast",),
+    "blast": ("myeloblast",),
+    "myo": ("myeloblast",),
+    "pmo": ("promyelocyte",),
+    "pmb": ("promyelocyte",),
+    "promyelocyte_bilobed": ("promyelocyte",),
+    "myb": ("myelocyte",),
+    "my": ("myelocyte",),
+    "mmz": ("metamyelocyte",),
+    "mmy": ("metamyelocyte",),
+    "immature_granulocyte": _GRANULOCYTE_PRECURSORS,
+    "ig": _GRANULOCYTE_PRECURSORS,
+    "smudge": ("smudge_cell",),
+    "smudge_cells": ("smudge_cell",),
+    "ksc": ("smudge_cell",),
+    # Known things that are no white cell of ours: left out, by name, never guessed at.
+    "platelet": (),
+    "platelets": (),
+    "red_blood_cell": (),
+    "rbc": (),
+    "artifact": (),
+    "artefact": (),
+    "thrombocyte_aggregation": (),
+    "giant_thrombocyte": (),
+    "unknown": (),
+    "not_identifiable": (),
+    "other": (),
+}
+_COARSER_11 = {"typical_lymphocyte": "lymphocyte", "atypical_lymphocyte": "lymphocyte"}
+_COARSER_5 = {
+    "band_neutrophil": "neutrophil",
+    "segmented_neutrophil": "neutrophil",
+    "typical_lymphocyte": "lymphocyte",
+    "atypical_lymphocyte": "lymphocyte",
+}
+
+
+def normalise_label(label: str) -> str:
+    """A label as it is looked up: lower case, words joined by one underscore."""
+    return "_".join(label.strip().lower().replace("-", " ").replace("_", " ").split())
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The classes of a study in their fixed order, and the meaning of every known label.
+
+    Attributes:
+        name: "wbc5", "wbc11" or "wbc13".
+        classes: the C class names; a class's index is its place here.
+        meaning: normalised label → indices of the classes it allows, ascending; empty for "no cell of this registry".
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    meaning: Mapping[str, tuple[int, ...]]
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def index(self, cell_class: str) -> int:
+        """The index of a class by its own name."""
+        return self.classes.index(cell_class)
+
+    def resolve(self, label: str, extra: Mapping[str, str] | None = None) -> tuple[int, ...]:
+        """The classes that `label` allows.
+
+        Args:
+            label: a word of a data set, any case.
+            extra: a clinic's own words and the known label each stands for.
+
+        Raises:
+            DataError: nobody knows the label.
+        """
+        word = normalise_label(label)
+        known = {normalise_label(own): normalise_label(target) for own, target in (extra or {}).items()}
+        word = known.get(word, word)
+        if word not in self.meaning:
+            raise DataError(_unknown_label(label, self), remedy=_LABEL_REMEDY)
+        return self.meaning[word]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over names, order and label map; equal at every party of a study."""
+        canonical = json.dumps([self.name, self.classes, sorted(self.meaning.items())])
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+_LABEL_REMEDY = 'say what it means in the clinic file, e.g. [data.labels] "{own word}" = "monocyte", or use "other" to leave it out'
+
+
+def _unknown_label(label: str, registry: Registry) -> str:
+    close = difflib.get_close_matches(normalise_label(label), registry.meaning, n=3)
+    hint = f"; the nearest known: {', '.join(close)}" if close else ""
+    return f"label '{label}' is not known to the class registry {registry.name}{hint}"
+
+
+def _registry(name: str, classes: tuple[str, ...], coarser: Mapping[str, str]) -> Registry:
+    def indices(finest: tuple[str, ...]) -> tuple[int, ...]:
+        names = {coarser.get(cell, cell) for cell in finest}
+        # A coarse label of which a part has no place here would be a wrong training signal: it is left out.
+        known = names <= set(classes)
+        return tuple(sorted(classes.index(cell) for cell in names)) if known else ()
+
+    meaning = {word: indices(finest) for word, finest in _MEANING_13.items()}
+    return Registry(name, classes, MappingProxyType(meaning))
+
+
+REGISTRIES: Mapping[str, Registry] = MappingProxyType(
+    {
+        "wbc5": _registry("wbc5", CLASSES_5, _COARSER_5),
+        "wbc11": _registry("wbc11", CLASSES_11, _COARSER_11),
+        "wbc13": _registry("wbc13", CLASSES_13, {}),
+    }
+)
+
+
+def registry(name: str) -> Registry:
+    """The registry of that name.
+
+    Raises:
+        SettingError: there is none.
+    """
+    if name not in REGISTRIES:
+        raise SettingError(
+            f"class registry '{name}' does not exist", remedy=f"choose one of {', '.join(REGISTRIES)}"
+        )
+    return REGISTRIES[name]

@@ -1,0 +1,78 @@
+"""The error tree: every failure a user can meet has a kind, an exit code and a next step.
+
+`kind` is what may cross a clinic's border (see `wbc_client.boundary`): it names the sort of failure and nothing of the
+clinic's files or patients. The text of an error stays where it arose. Exit codes are API: numbered, never reused.
+"""
+
+from typing import ClassVar
+
+
+class WbcError(Exception):
+    """A failure with a remedy.
+
+    Args:
+        problem: what happened, what was got and what was expected.
+        remedy: the next step for the person who reads it.
+    """
+
+    exit_code: ClassVar[int] = 1
+    kind: ClassVar[str] = "failed"
+
+    def __init__(self, problem: str, *, remedy: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.remedy = remedy
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Rebuild across process borders (Ray), where keyword-only arguments would be lost."""
+        return (_rebuild, (type(self), self.problem, self.remedy))
+
+    def __str__(self) -> str:
+        return f"{self.problem}\n  next step: {self.remedy}"
+
+
+def _rebuild(error_type: type[WbcError], problem: str, remedy: str) -> WbcError:
+    return error_type(problem, remedy=remedy)
+
+
+class SettingError(WbcError):
+    """A command line, study or clinic file says something that cannot be done."""
+
+    exit_code = 2
+    kind = "setting"
+
+
+class DataError(WbcError):
+    """Images, labels or manifests that cannot be used."""
+
+    exit_code = 3
+    kind = "data"
+
+
+class ConnectionFailure(WbcError):
+    """The other side cannot be reached, or does not know us."""
+
+    exit_code = 4
+    kind = "connection"
+
+
+class PolicyError(WbcError):
+    """A request that this clinic's approved plan or policy does not allow."""
+
+    exit_code = 5
+    kind = "policy"
+
+
+class UpdateRefused(WbcError):
+    """A clinic's reply that must not count; the round goes on without it."""
+
+    kind = "refused"
+
+
+class MessageError(WbcError):
+    """A message whose records are not what `wbc_common.wire` describes."""
+
+    kind = "message"
+
+
+EXIT_INTERRUPTED = 130
