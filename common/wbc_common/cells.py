@@ -1,9 +1,10 @@
 """The cell classes, and how the words of the published data sets map onto them.
 
-Three registries: the 13 classes of the line of work, the 11 harmonised ones, and the coarse 5. A label resolves to the *set* of
-classes it allows: one for an exact label, several for a coarser one ("neutrophil" among 13 classes is band or segmented), none
-for a thing that is no cell of the registry (a platelet; an erythroblast among 5 classes). A label nobody knows is an error.
-All parties must share the registry's `digest`: it covers the class names, their order and the whole label map.
+Three registries: the 13 classes of the line of work, the 11 harmonised ones, and the coarse 5. A label resolves to the
+*set* of classes it allows: one for an exact label, several for a coarser one ("neutrophil" among 13 classes is band or
+segmented), none for a thing that is no cell of the registry (a platelet; an erythroblast among 5 classes). A label
+nobody knows is an error. All parties must share the registry's `digest`: it covers the class names, their order and the
+whole label map.
 """
 
 import difflib
@@ -176,7 +177,9 @@ class Registry:
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-_LABEL_REMEDY = 'say what it means in the clinic file, e.g. [data.labels] "{own word}" = "monocyte", or use "other" to leave it out'
+_LABEL_REMEDY = (
+    'say what it means in the clinic file, e.g. [data.labels] "own word" = "monocyte", or = "other" to leave it out'
+)
 
 
 def _unknown_label(label: str, registry: Registry) -> str:
@@ -212,7 +215,5 @@ def registry(name: str) -> Registry:
         SettingError: there is none.
     """
     if name not in REGISTRIES:
-        raise SettingError(
-            f"class registry '{name}' does not exist", remedy=f"choose one of {', '.join(REGISTRIES)}"
-        )
+        raise SettingError(f"class registry '{name}' does not exist", remedy=f"choose one of {', '.join(REGISTRIES)}")
     return REGISTRIES[name]

@@ -1,7 +1,7 @@
 """Random numbers that depend on what they are for, never on who ran before.
 
-Every draw of a study comes from a generator seeded by (study seed, purpose, clinic, round …). So a clinic computes the same
-bits in process, in another process, or after a restart, and a resumed run equals an uninterrupted one.
+Every draw of a study comes from a generator seeded by (study seed, purpose, clinic, round …). So a clinic computes the
+same bits in process, in another process, or after a restart, and a resumed run equals an uninterrupted one.
 """
 
 import hashlib

@@ -1,7 +1,8 @@
 """StudyConfig: the plan that every party of a study approves, and the hash by which they know it is the same plan.
 
-One frozen pydantic tree, read from TOML. An unknown key is refused by name; every default is the method of METHOD.md, so that
-each ablation is one setting. `hash` covers the whole plan and the class registry: a clinic compares it with each message.
+One frozen pydantic tree, read from TOML. An unknown key is refused by name; every default is the method of
+docs/method.md, so that each ablation is one setting. `hash` covers the whole plan and the class registry: a clinic compares it with each
+message.
 """
 
 import difflib
@@ -47,7 +48,7 @@ class ClinicSettings(Settings):
 
 
 class ImageSettings(Settings):
-    """What the network sees. `white_balance` divides each image by its own background colour (METHOD.md §3)."""
+    """What the network sees. `white_balance` divides each image by its own background colour (docs/method.md §3)."""
 
     size_px: int = Field(64, ge=16, le=512)
     white_balance: bool = True
@@ -73,7 +74,7 @@ class TrainingSettings(Settings):
 
 
 class LossSettings(Settings):
-    """The domain-aware loss L1 + w2·L2 + w3·L3 + (μ/2)·‖θ − θ_t‖² of METHOD.md §1; a weight of 0 switches a term off."""
+    """The domain-aware loss L1 + w2·L2 + w3·L3 + (μ/2)·‖θ − θ_t‖²; a weight of 0 switches a term off."""
 
     classification: Literal["logit-adjusted", "cross-entropy"] = "logit-adjusted"
     tau: float = Field(1.0, ge=0, le=10, description="strength of the prior's correction")
@@ -88,7 +89,7 @@ class LossSettings(Settings):
 
 
 class AggregationSettings(Settings):
-    """The server's rule, METHOD.md §2."""
+    """The server's rule, docs/method.md §2."""
 
     rule: Literal["class-count-aware", "fedavg"] = "class-count-aware"
     alpha: float = Field(0.5, ge=0, le=1, description="how much a rare class lifts the clinics that hold it")
@@ -129,9 +130,7 @@ class StudyConfig(Settings):
     @property
     def hash(self) -> str:
         """SHA-256 of the plan and of the registry's meaning."""
-        canonical = json.dumps(
-            [self.model_dump(mode="json"), REGISTRIES[self.registry].digest], sort_keys=True
-        )
+        canonical = json.dumps([self.model_dump(mode="json"), REGISTRIES[self.registry].digest], sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def role(self, clinic: str) -> Role:
@@ -179,9 +178,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SettingError(
-            f"cannot read {path}: {error.strerror}", remedy="check the path and its rights"
-        ) from error
+        raise SettingError(f"cannot read {path}: {error.strerror}", remedy="check the path and its rights") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingError(f"{path} is not valid TOML: {error}", remedy="correct that line") from error
 
@@ -213,9 +210,7 @@ def _complaint(model: type[BaseModel], detail: Any) -> str:
 def _known_keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     for part in path:
         field = model.model_fields.get(str(part))
-        if field is None or not (
-            isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-        ):
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
             return []
         model = field.annotation
     return list(model.model_fields)
