@@ -1,8 +1,8 @@
 """StudyConfig: the plan that every party of a study approves, and the hash by which they know it is the same plan.
 
 One frozen pydantic tree, read from TOML. An unknown key is refused by name; every default is the method of
-docs/method.md, so that each ablation is one setting. `hash` covers the whole plan and the class registry: a clinic compares it with each
-message.
+docs/method.md, so that each ablation is one setting. `hash` covers the whole plan and the class registry: a clinic
+compares it with each message.
 """
 
 import difflib

@@ -1,0 +1,106 @@
+"""Initial weights for a backbone: a local .safetensors or .pth file, or one of torchvision's published sets.
+
+What is loaded is stated, never implied. torchvision's ResNet-18 was trained with BatchNorm; our backbone has
+GroupNorm. Its convolutions are taken over as they are; its running means and variances have no counterpart and are
+dropped; its norm scales and shifts belong to BatchNorm's statistics and are left at GroupNorm's own start (1 and 0).
+Such a network is a warm start to be trained further: it does not have the accuracy printed for the published one.
+"""
+
+import logging
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from wbc_common.errors import DataError, SettingError
+from wbc_common.models import Network
+from wbc_common.study import ModelSettings
+
+log = logging.getLogger(__name__)
+_SUFFIXES = (".safetensors", ".pth", ".pt")
+
+
+def load_initial_weights(model: Network, settings: ModelSettings) -> list[str]:
+    """Load `settings.weights` into the backbone (and the head, where shapes fit).
+
+    Returns:
+        The names of the arrays that were loaded.
+    """
+    source = _read(settings)
+    target = model.state_dict()
+    found = {
+        key: value
+        for name, value in source.items()
+        if (key := _match(name, value, target, _norm_names(source))) is not None
+    }
+    if not any(key.startswith("backbone.") and value.ndim == 4 for key, value in found.items()):
+        raise DataError(
+            f"weights '{settings.weights}' hold no convolution that fits backbone '{settings.backbone}'",
+            remedy="choose weights of this backbone, or weights = 'none'",
+        )
+    model.load_state_dict(found, strict=False)
+    log.info("initial weights: %d of %d arrays loaded, the rest start at random", len(found), len(target))
+    return sorted(found)
+
+
+def _read(settings: ModelSettings) -> Mapping[str, Tensor]:
+    path = Path(settings.weights)
+    if path.suffix in _SUFFIXES:
+        return _read_file(path)
+    return _read_published(settings)
+
+
+def _read_file(path: Path) -> Mapping[str, Tensor]:
+    remedy = "check the file; a .pth file must hold a plain state dict of tensors"
+    try:
+        values = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, weights_only=True, map_location="cpu")
+        )
+    except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError) as error:
+        raise DataError(f"cannot read weights {path.name}: {type(error).__name__}", remedy=remedy) from error
+    values = values.get("state_dict", values) if isinstance(values, dict) else values
+    if not isinstance(values, dict) or not all(isinstance(value, Tensor) for value in values.values()):
+        raise DataError(f"weights {path.name} hold something else than named tensors", remedy=remedy)
+    return values
+
+
+def _read_published(settings: ModelSettings) -> Mapping[str, Tensor]:
+    """torchvision's weights by name, e.g. ResNet18_Weights.IMAGENET1K_V1, from torch's cache or by download."""
+    from wbc_common.vision import torchvision
+
+    try:
+        weights = torchvision.models.get_weight(settings.weights)
+    except (ValueError, AttributeError) as error:
+        raise SettingError(
+            f"weights '{settings.weights}' are neither a file ({', '.join(_SUFFIXES)}) nor known to torchvision",
+            remedy="give a path, or e.g. ResNet18_Weights.IMAGENET1K_V1, or 'none'",
+        ) from error
+    try:
+        values: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"weights '{settings.weights}' are not in torch's cache and cannot be downloaded",
+            remedy="download the file elsewhere and give its path as weights",
+        ) from error
+    return values
+
+
+def _norm_names(source: Mapping[str, Tensor]) -> frozenset[str]:
+    """Modules that kept running statistics: the source's BatchNorm layers."""
+    return frozenset(key.removesuffix(".running_mean") for key in source if key.endswith(".running_mean"))
+
+
+def _match(name: str, value: Tensor, target: Mapping[str, Tensor], batch_norms: frozenset[str]) -> str | None:
+    """The key of `target` that array `name` belongs to, or None where it has no honest place."""
+    if name.rsplit(".", 1)[0] in batch_norms:
+        return None
+    for key in (name, f"backbone.{name}"):
+        if key in target and target[key].shape == value.shape:
+            return key
+    return None
