@@ -1,0 +1,44 @@
+"""L1, class imbalance: cross-entropy with the clinic's own prior (docs/method.md §1).
+
+Logit adjustment (Menon et al., ICLR 2021, eq. 10) and balanced softmax (Ren et al., NeurIPS 2020, eq. 3) with the *local*
+prior. Our deviation: a label may be coarse ("neutrophil", segmented or band), so it is a set of allowed classes and the loss is
+−log of their summed probability. An exact label allows one class, and the loss is plain cross-entropy then.
+"""
+
+import torch
+
+from wbc_common.study import LossSettings
+
+
+def log_prior(class_counts: torch.Tensor, kappa: float) -> torch.Tensor:
+    """log π_{k,c} with π_{k,c} = (n_{k,c} + κ/C) / (n_k + κ): κ pseudo-cells keep a missing class finite.
+
+    `class_counts` [C] any number type; float [C] out (float32 from integers).
+    """
+    counts = class_counts if class_counts.is_floating_point() else class_counts.float()
+    return torch.log((counts + kappa / len(counts)) / (counts.sum() + kappa))
+
+
+def prior_offset(class_counts: torch.Tensor, settings: LossSettings) -> torch.Tensor | None:
+    """What L1 adds to the logits while training: τ·log π_k [C], or None for plain cross-entropy."""
+    if settings.classification == "cross-entropy":
+        return None
+    return settings.tau * log_prior(class_counts, settings.kappa)
+
+
+def classification_loss(logits: torch.Tensor, allowed: torch.Tensor, offset: torch.Tensor | None) -> torch.Tensor:
+    """L1 = −log Σ_{c allowed} softmax_c(logits + offset), mean over the batch.
+
+    Args:
+        logits: float [B, C].
+        allowed: bool [B, C], True for each class that the label admits; at least one per row.
+        offset: float [C], τ·log π_k, or None for plain cross-entropy.
+    """
+    adjusted = logits if offset is None else logits + offset
+    admitted = adjusted.masked_fill(~allowed, -torch.inf)
+    return (adjusted.logsumexp(dim=1) - admitted.logsumexp(dim=1)).mean()
+
+
+def exact_labels(allowed: torch.Tensor) -> torch.Tensor:
+    """int64 [B]: the class of each label that admits one class of `allowed` bool [B, C], −1 for a coarse label."""
+    return torch.where(allowed.sum(dim=1) == 1, allowed.int().argmax(dim=1), -1)

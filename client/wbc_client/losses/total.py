@@ -1,0 +1,88 @@
+"""The whole loss of a clinic, as one value that training calls on each batch.
+
+`DomainAwareLoss` is made once per round, from the plan, the clinic's class counts and what came with the round (anchors, the
+head as received). A weight of 0, no anchor or no head switches a term off: it is then not computed.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional
+
+from wbc_client.losses.alignment import AlignmentAnchors, alignment_loss
+from wbc_client.losses.classification import classification_loss, exact_labels
+from wbc_common.study import LossSettings
+
+
+class LossTerms(NamedTuple):
+    """Scalars of one batch: the sum to minimise, and its unweighted terms (L1, L2, L3) for the record."""
+
+    total: torch.Tensor
+    classification: torch.Tensor
+    alignment: torch.Tensor
+    guide: torch.Tensor
+
+
+@dataclass(frozen=True)
+class DomainAwareLoss:
+    """L1 + w2(t)·L2 + w3·L3; the proximal term looks at parameters and is `proximal_term`.
+
+    Args:
+        settings: the plan's weights, T and ν.
+        offset: float [C], τ·log π_k (`prior_offset`), or None for plain cross-entropy.
+        anchors: this clinic's (`anchors_from_sums`), or None where there are none.
+        frozen_head: weight [C, D] and bias [C] as received, for the guide; None switches it off.
+        alignment_scale: multiplies w2; 0 during the warm-up (`alignment_is_on`).
+    """
+
+    settings: LossSettings
+    offset: torch.Tensor | None
+    anchors: AlignmentAnchors | None
+    frozen_head: tuple[torch.Tensor, torch.Tensor] | None
+    alignment_scale: float = 1.0
+
+    def __call__(self, features: torch.Tensor, logits: torch.Tensor, allowed: torch.Tensor) -> LossTerms:
+        """The terms for `features` [B, D], `logits` [B, C] of the plain head and `allowed` bool [B, C]."""
+        classification = classification_loss(logits, allowed, self.offset)
+        alignment = self._alignment(features, allowed)
+        guide = self._guide(features, allowed)
+        total = (
+            classification
+            + self.settings.alignment_weight * self.alignment_scale * alignment
+            + self.settings.guide_weight * guide
+        )
+        return LossTerms(total, classification, alignment, guide)
+
+    def _alignment(self, features: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
+        if self.anchors is None or self.settings.alignment_weight * self.alignment_scale == 0:
+            return features.new_zeros(())
+        return alignment_loss(
+            features,
+            exact_labels(allowed),
+            self.anchors,
+            temperature=self.settings.alignment_temperature,
+            exponent=self.settings.alignment_exponent,
+        )
+
+    def _guide(self, features: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
+        """L3 (gPerXAN, CVPR 2024): L1 through the head as received, which keeps features readable by it."""
+        if self.frozen_head is None or self.settings.guide_weight == 0:
+            return features.new_zeros(())
+        weight, bias = self.frozen_head
+        return classification_loss(functional.linear(features, weight.detach(), bias.detach()), allowed, self.offset)
+
+
+def alignment_is_on(settings: LossSettings, round: int, rounds: int) -> bool:
+    """Whether L2 counts in `round` (from 1) of `rounds`: the first `alignment_warmup` share of them goes without."""
+    # The tolerance mends products such as 0.7·10 = 7.000000000000001, which would cost one round more.
+    warm_up_rounds = math.ceil(settings.alignment_warmup * rounds - 1e-9)
+    return settings.alignment_weight > 0 and round > warm_up_rounds
+
+
+def proximal_term(parameters: Iterable[torch.Tensor], received: Iterable[torch.Tensor]) -> torch.Tensor:
+    """½·‖θ − θ_t‖² over parameters paired in order (FedProx, Li et al., MLSys 2020, eq. 2); the caller multiplies by μ."""
+    squares = [(now - then.detach()).square().sum() for now, then in zip(parameters, received, strict=True)]
+    return torch.stack(squares).sum() / 2

@@ -1,0 +1,58 @@
+"""Optical density: the space in which stain is linear, and what a clinic may tell about its stain.
+
+By Beer and Lambert the light that a stained cell absorbs grows with the *logarithm* of the amount of dye, so stain
+strength, hue, brightness and gamma are all affine in OD = −log((I + ε)/I₀) (docs/method.md §3; Ruifrok and Johnston
+2001). I₀ = 1, since images are divided by their background's colour before. ε = 1/255, one grey level, bounds a black pixel
+at 5.5. What a clinic shares are `StainSums`, which add across clinics: never one image's statistics.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+EPSILON = 1 / 255
+
+
+def to_optical_density(images: torch.Tensor) -> torch.Tensor:
+    """OD = −log(I + ε). `images` float [B, 3, H, W] in 0..1; natural logarithm, 0 is (almost) the white background."""
+    return (images + EPSILON).log_().neg_()
+
+
+def from_optical_density(density: torch.Tensor) -> torch.Tensor:
+    """I = exp(−OD) − ε, the inverse of `to_optical_density`; not clipped to 0..1."""
+    return density.neg().exp_() - EPSILON
+
+
+def od_statistics(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and (population) standard deviation of each image's OD per channel: [B, 3] and [B, 3]."""
+    spread, mean = torch.std_mean(to_optical_density(images), dim=(2, 3), correction=0)
+    return mean, spread
+
+
+@dataclass(frozen=True)
+class StainSums:
+    """Sums over images of each OD statistic and of its square; columns are the 3 means, then the 3 spreads.
+
+    Args:
+        images: number of images summed.
+        first: float64 [6], sums.
+        second: float64 [6], sums of squares.
+    """
+
+    images: int
+    first: torch.Tensor
+    second: torch.Tensor
+
+    def __add__(self, other: "StainSums") -> "StainSums":
+        return StainSums(self.images + other.images, self.first + other.first, self.second + other.second)
+
+    def gaussian(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The pooled Gaussian of each statistic, from the sums alone: mean [6] and population deviation [6]."""
+        mean = self.first / self.images
+        return mean, (self.second / self.images - mean**2).clamp_min(0).sqrt()
+
+
+def stain_sums(images: torch.Tensor) -> StainSums:
+    """The StainSums of a batch, float [B, 3, H, W] in 0..1."""
+    statistics = torch.cat(od_statistics(images), dim=1).double()  # [B, 6]
+    return StainSums(len(images), statistics.sum(0), statistics.square().sum(0))
