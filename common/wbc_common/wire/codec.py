@@ -1,0 +1,179 @@
+"""Encoding of every message to and from Flower's records, and the names of those records.
+
+Decoding trusts nothing: a record that is missing, surplus, of another type or not readable is a MessageError. Whether
+decoded values make sense is for the receiver (`wbc_server.gate`, `wbc_client.boundary`).
+"""
+
+from collections.abc import Mapping
+from typing import get_args
+
+import numpy as np
+from flwr.app import ConfigRecord, ConfigRecordValues, Error, MetricRecord, MetricRecordValues, RecordDict
+
+from wbc_common.wire.messages import (
+    ClassSums,
+    Description,
+    Evaluation,
+    EvaluationSplit,
+    Reply,
+    Task,
+    TaskKind,
+    Update,
+)
+from wbc_common.wire.records import (
+    array,
+    config,
+    decode_arrays,
+    encode_arrays,
+    integer,
+    integers,
+    metrics,
+    only,
+    wrong,
+)
+
+# Flower's message types, by task. Actions must be Python identifiers.
+MESSAGE_TYPES: Mapping[TaskKind, str] = {
+    "describe": "query.describe",
+    "class-sums": "query.class_sums",
+    "train": "train",
+    "evaluate": "evaluate",
+}
+ERROR_CODE = 1000
+
+_TASK, _MODEL, _TOTALS = "task", "model", "class-sum-totals"
+_CLINIC, _COUNTS, _SUMS, _UPDATE, _TRAINING, _CONFUSION = (
+    "clinic",
+    "counts",
+    "class-sums",
+    "update",
+    "training",
+    "confusion",
+)
+REPLY_RECORDS: Mapping[TaskKind, frozenset[str]] = {
+    "describe": frozenset({_CLINIC, _COUNTS}),
+    "class-sums": frozenset({_SUMS}),
+    "train": frozenset({_UPDATE, _COUNTS, _TRAINING}),
+    "evaluate": frozenset({_CONFUSION}),
+}
+
+
+def encode_task(task: Task) -> RecordDict:
+    """Records of a task."""
+    values: dict[str, ConfigRecordValues] = {
+        "kind": task.kind,
+        "study-hash": task.study_hash,
+        "round": task.round_number,
+        "split": task.split,
+        "replicates": task.replicates,
+    }
+    records = RecordDict({_TASK: ConfigRecord(values)})
+    if task.model is not None:
+        records[_MODEL] = encode_arrays(task.model)
+    if task.totals is not None:
+        records[_TOTALS] = encode_arrays({"sums": task.totals.sums, "counts": task.totals.counts})
+    return records
+
+
+def decode_task(records: RecordDict) -> Task:
+    """A task from its records.
+
+    Raises:
+        MessageError: they are not a task.
+    """
+    values = config(records, _TASK)
+    kind, split = values.get("kind"), values.get("split")
+    if kind not in get_args(TaskKind) or split not in get_args(EvaluationSplit):
+        raise wrong(f"task kind {kind!r} with split {split!r}", "a kind and split of this version")
+    only(records, {_TASK, _MODEL, _TOTALS})
+    return Task(
+        kind=kind,  # type: ignore[arg-type]
+        study_hash=str(values.get("study-hash")),
+        round_number=integer(values, "round"),
+        model=decode_arrays(records, _MODEL) if _MODEL in records else None,
+        totals=_decode_sums(records, _TOTALS) if _TOTALS in records else None,
+        split=split,  # type: ignore[arg-type]
+        replicates=integer(values, "replicates"),
+    )
+
+
+def encode_reply(reply: Reply) -> RecordDict:
+    """Records of any reply."""
+    if isinstance(reply, Description):
+        return RecordDict(
+            {_CLINIC: ConfigRecord({"clinic": reply.clinic}), _COUNTS: encode_arrays({"counts": reply.class_counts})}
+        )
+    if isinstance(reply, ClassSums):
+        return RecordDict({_SUMS: encode_arrays({"sums": reply.sums, "counts": reply.counts})})
+    if isinstance(reply, Update):
+        training: dict[str, MetricRecordValues] = {**reply.losses, "cells": reply.num_cells, "seconds": reply.seconds}
+        return RecordDict(
+            {
+                _UPDATE: encode_arrays(reply.delta),
+                _COUNTS: encode_arrays({"counts": reply.class_counts}),
+                _TRAINING: MetricRecord(training),
+            }
+        )
+    arrays: dict[str, np.ndarray] = {
+        "confusion": reply.confusion,
+        "replicates": reply.replicates.astype(np.int32),
+        "coarse": reply.coarse,
+    }
+    return RecordDict({_CONFUSION: encode_arrays(arrays)})
+
+
+def decode_description(records: RecordDict) -> Description:
+    """A clinic's description; MessageError if it is none."""
+    only(records, REPLY_RECORDS["describe"])
+    clinic = config(records, _CLINIC).get("clinic")
+    if not isinstance(clinic, str):
+        raise wrong("a clinic name that is no text", "a name")
+    return Description(clinic, array(records, _COUNTS, "counts", ndim=2).astype(np.float64))
+
+
+def decode_class_sums(records: RecordDict) -> ClassSums:
+    """A clinic's class sums; MessageError if they are none."""
+    only(records, REPLY_RECORDS["class-sums"])
+    return _decode_sums(records, _SUMS)
+
+
+def decode_update(records: RecordDict) -> Update:
+    """A clinic's update; MessageError if it is none."""
+    only(records, REPLY_RECORDS["train"])
+    training = metrics(records, _TRAINING)
+    losses = {name: value for name, value in training.items() if name not in ("cells", "seconds")}
+    return Update(
+        delta=decode_arrays(records, _UPDATE),
+        class_counts=array(records, _COUNTS, "counts", ndim=1).astype(np.float64),
+        losses=losses,
+        num_cells=int(training.get("cells", 0)),
+        seconds=training.get("seconds", 0.0),
+    )
+
+
+def decode_evaluation(records: RecordDict) -> Evaluation:
+    """A clinic's evaluation; MessageError if it is none."""
+    only(records, REPLY_RECORDS["evaluate"])
+    return Evaluation(
+        confusion=integers(records, _CONFUSION, "confusion", ndim=2),
+        replicates=integers(records, _CONFUSION, "replicates", ndim=3),
+        coarse=integers(records, _CONFUSION, "coarse", ndim=1),
+    )
+
+
+def encode_error(kind: str, reference: str) -> Error:
+    """The only thing that a failing clinic says: the kind of failure, and a reference into its own log."""
+    return Error(code=ERROR_CODE, reason=f"{kind} (reference {reference})")
+
+
+def num_bytes(records: RecordDict) -> int:
+    """Size of the records' content in bytes, without Flower's envelope."""
+    return sum(int(record.count_bytes()) for record in records.values())
+
+
+def _decode_sums(records: RecordDict, name: str) -> ClassSums:
+    sums = array(records, name, "sums", ndim=2).astype(np.float64)
+    counts = array(records, name, "counts", ndim=1).astype(np.float64)
+    if len(sums) != len(counts):
+        raise wrong(f"{len(sums)} class sums with {len(counts)} counts", "as many of both")
+    return ClassSums(sums, counts)

@@ -1,0 +1,86 @@
+"""What coordinator and clinic say to each other, as plain data.
+
+One task goes to a clinic (`Task`); one of four replies comes back: `Description`, `ClassSums`, `Update` or
+`Evaluation`. All of a reply is sums and counts, so that it adds over clinics.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+TaskKind = Literal["describe", "class-sums", "train", "evaluate"]
+EvaluationSplit = Literal["val", "test", "all"]
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class ClassSums:
+    """Sums of unit-norm features per class, S_{k,c}: `sums` float64 [C, D], `counts` float64 [C]."""
+
+    sums: NDArray[np.float64]
+    counts: NDArray[np.float64]
+
+    def __add__(self, other: "ClassSums") -> "ClassSums":
+        return ClassSums(self.sums + other.sums, self.counts + other.counts)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the coordinator asks of a clinic.
+
+    Attributes:
+        kind: which reply is asked for.
+        study_hash: the plan it belongs to.
+        round_number: from 1; 0 before the first round.
+        model: the global model's arrays; None for "describe".
+        totals: class sums over all training clinics; None while the alignment term is off.
+        split: which cells to evaluate.
+        replicates: bootstrap draws wanted with an evaluation.
+    """
+
+    kind: TaskKind
+    study_hash: str
+    round_number: int = 0
+    model: Arrays | None = None
+    totals: ClassSums | None = None
+    split: EvaluationSplit = "val"
+    replicates: int = 0
+
+
+@dataclass(frozen=True)
+class Description:
+    """Who answers: clinic name, and class counts float64 [3, C] of train, val and test cells."""
+
+    clinic: str
+    class_counts: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Update:
+    """What training changed: `delta` float32 arrays, training `class_counts` [C], mean losses, cells seen, seconds."""
+
+    delta: Arrays
+    class_counts: NDArray[np.float64]
+    losses: dict[str, float]
+    num_cells: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Counts of an evaluation.
+
+    Attributes:
+        confusion: int64 [C, C], rows true, columns predicted, of cells with an exact label.
+        replicates: int64 [R, C, C], the same for bootstrap draws of patients; R may be 0.
+        coarse: int64 [2], cells with a coarse label, and those predicted into a class that the label allows.
+    """
+
+    confusion: NDArray[np.int64]
+    replicates: NDArray[np.int64]
+    coarse: NDArray[np.int64]
+
+
+Reply = Description | ClassSums | Update | Evaluation
