@@ -2,8 +2,8 @@
 
 By Beer and Lambert the light that a stained cell absorbs grows with the *logarithm* of the amount of dye, so stain
 strength, hue, brightness and gamma are all affine in OD = −log((I + ε)/I₀) (docs/method.md §3; Ruifrok and Johnston
-2001). I₀ = 1, since images are divided by their background's colour before. ε = 1/255, one grey level, bounds a black pixel
-at 5.5. What a clinic shares are `StainSums`, which add across clinics: never one image's statistics.
+2001). I₀ = 1, since images are divided by their background's colour before. ε = 1/255, one grey level, bounds a black
+pixel at 5.5. What a clinic shares are `StainSums`, which add across clinics: never one image's statistics.
 """
 
 from dataclasses import dataclass

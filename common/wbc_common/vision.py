@@ -35,14 +35,20 @@ def __getattr__(name: str) -> Any:
 
 def _import_torchvision() -> ModuleType:
     try:
-        return importlib.import_module("torchvision")
+        return _with_transforms()
     except RuntimeError as error:
         if _MISSING_OPERATOR not in str(error):
             raise
     _declare_missing_operators()
     for half_imported in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
         del sys.modules[half_imported]
-    return importlib.import_module("torchvision")
+    return _with_transforms()
+
+
+def _with_transforms() -> ModuleType:
+    # `import torchvision` alone leaves transforms.v2 out.
+    importlib.import_module("torchvision.transforms.v2")
+    return sys.modules["torchvision"]
 
 
 def _declare_missing_operators() -> None:

@@ -1,9 +1,9 @@
 """L2, domain shift: balanced domain–class alignment for a clinic that sees one domain (docs/method.md §1).
 
-BoDA (Yang, Wang, Katabi, ECCV 2022) pulls a cell towards its class in the *other* domains and away from every other
-(domain, class). Our deviation: the other domains are one leave-self-out centroid per class, μ_{−k,c}, which secure sums
-supply without any clinic's prototypes; features and centroids live on the unit sphere; 1/N becomes the scale-free ρ; λ and ρ are
-clipped. `wbc_client.losses.boda` holds the published form.
+BoDA (Yang, Wang, Katabi, ECCV 2022, eq. 4) pulls a cell towards its class in the *other* domains and away from every
+other (domain, class). Our deviation: the other domains are one leave-self-out centroid per class, μ_{−k,c}, which
+secure sums supply without any clinic's prototypes; features live on the unit sphere and centroids inside it; 1/N
+becomes the scale-free ρ; λ and ρ are clipped. `wbc_client.losses.boda` holds the published form.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 _CLIP = (0.1, 10.0)
-# Bounds the gradient of ẑ = z/‖z‖ where an untrained backbone gives an all-zero feature.
+# A shorter feature (all units dead) has no direction, and the gradient of ẑ = z/‖z‖ would explode there.
 _SMALLEST_NORM = 1e-6
 
 
@@ -41,7 +41,7 @@ def class_sums(features: torch.Tensor, labels: torch.Tensor, num_classes: int) -
     `features` float [N, D]; `labels` int64 [N], −1 (coarse) is left out.
     """
     exact = labels >= 0
-    units = _on_unit_sphere(features[exact].detach().double())
+    units = functional.normalize(features[exact].detach().double(), dim=1)
     sums = units.new_zeros(num_classes, features.shape[1]).index_add_(0, labels[exact], units)
     return sums, torch.bincount(labels[exact], minlength=num_classes).double()
 
@@ -98,23 +98,20 @@ def alignment_loss(
     num_classes = len(anchors.usable)
     own_counts, other_counts = anchors.own_counts.to(features), anchors.other_counts.to(features)
     present = own_counts > 0
-    counted = (labels >= 0) & (anchors.usable & present)[labels.clamp_min(0)]
-    units, classes = _on_unit_sphere(features[counted]), labels[counted]  # [A, D], [A]
+    counted = (labels >= 0) & (anchors.usable & present)[labels.clamp_min(0)] & (features.norm(dim=1) > _SMALLEST_NORM)
+    units, classes = functional.normalize(features[counted], dim=1), labels[counted]  # [A, D], [A]
 
     centroids = torch.cat([anchors.other, anchors.own]).to(features)  # [2C, D]
     weights = _balance(torch.cat([other_counts, own_counts]), own_counts[classes], exponent)  # [A, 2C]
     rarity = (own_counts[present].mean() / own_counts[classes]).clamp(*_CLIP)  # ρ, [A]
-    scores = -weights * rarity[:, None] * _distances(units, centroids) / temperature  # s₋ then s₊, [A, 2C]
+    distances = torch.cdist(units, centroids, compute_mode="donot_use_mm_for_euclid_dist")  # gradient 0 at distance 0
+    scores = -weights * rarity[:, None] * distances / temperature  # s₋ then s₊, [A, 2C]
 
     own_class = functional.one_hot(classes, num_classes).bool()
     terms = torch.cat([anchors.usable.expand_as(own_class), present & ~own_class], dim=1)
     denominator = scores.masked_fill(~terms, -torch.inf).logsumexp(dim=1)
     positive = scores.gather(1, classes[:, None]).squeeze(1)
     return (denominator - positive).sum() / len(features)
-
-
-def _on_unit_sphere(features: torch.Tensor) -> torch.Tensor:
-    return functional.normalize(features, dim=1, eps=_SMALLEST_NORM)
 
 
 def _centroids(sums: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
@@ -126,10 +123,3 @@ def _centroids(sums: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
 def _balance(anchor_counts: torch.Tensor, own_counts: torch.Tensor, exponent: float) -> torch.Tensor:
     """λ(m; n) = clip((m/n)^ν, 0.1, 10) for anchors of m [M] cells and labels of n [A] cells: [A, M]."""
     return (anchor_counts / own_counts[:, None]).clamp_min(0).pow(exponent).clamp(*_CLIP)
-
-
-def _distances(points: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
-    """Euclidean [A, M]; the gradient at distance 0 is 0 where sqrt's own would be NaN."""
-    squared = (points[:, None, :] - centroids).square().sum(dim=2)
-    at_zero = squared == 0
-    return squared.masked_fill(at_zero, 1).sqrt().masked_fill(at_zero, 0)

@@ -38,7 +38,8 @@ def boda_paper_loss(
     sizes = counts.to(features).flatten()  # [M·C]
     own = domains * num_classes + labels
     calibration = (sizes / sizes[own][:, None]).pow(exponent)  # λ, [B, M·C]
-    distances = torch.cdist(features, centroids.to(features).flatten(0, 1))
+    anchors = centroids.to(features).flatten(0, 1)  # [M·C, D]
+    distances = torch.cdist(features, anchors, compute_mode="donot_use_mm_for_euclid_dist")
     scores = -calibration * distances / sizes[own][:, None]
 
     anchor = torch.arange(num_domains * num_classes, device=features.device)

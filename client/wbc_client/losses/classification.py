@@ -1,8 +1,8 @@
 """L1, class imbalance: cross-entropy with the clinic's own prior (docs/method.md §1).
 
-Logit adjustment (Menon et al., ICLR 2021, eq. 10) and balanced softmax (Ren et al., NeurIPS 2020, eq. 3) with the *local*
-prior. Our deviation: a label may be coarse ("neutrophil", segmented or band), so it is a set of allowed classes and the loss is
-−log of their summed probability. An exact label allows one class, and the loss is plain cross-entropy then.
+Logit adjustment (Menon et al., ICLR 2021) and balanced softmax (Ren et al., NeurIPS 2020) with the *local* prior. Our
+deviation: a label may be coarse ("neutrophil", segmented or band), so it is a set of allowed classes, and the loss is
+−log of their summed probability. An exact label allows one class, and the loss is cross-entropy then.
 """
 
 import torch

@@ -1,7 +1,7 @@
 """The whole loss of a clinic, as one value that training calls on each batch.
 
-`DomainAwareLoss` is made once per round, from the plan, the clinic's class counts and what came with the round (anchors, the
-head as received). A weight of 0, no anchor or no head switches a term off: it is then not computed.
+`DomainAwareLoss` is made once per round, from the plan, the clinic's class counts and what came with the round
+(anchors, the head as received). A weight of 0, no anchor or no head switches a term off: it is then not computed.
 """
 
 import math
@@ -83,6 +83,6 @@ def alignment_is_on(settings: LossSettings, round: int, rounds: int) -> bool:
 
 
 def proximal_term(parameters: Iterable[torch.Tensor], received: Iterable[torch.Tensor]) -> torch.Tensor:
-    """½·‖θ − θ_t‖² over parameters paired in order (FedProx, Li et al., MLSys 2020, eq. 2); the caller multiplies by μ."""
+    """½·‖θ − θ_t‖² over parameters paired in order (FedProx, Li et al., MLSys 2020); the caller multiplies by μ."""
     squares = [(now - then.detach()).square().sum() for now, then in zip(parameters, received, strict=True)]
     return torch.stack(squares).sum() / 2
