@@ -1,0 +1,56 @@
+"""CellSet: the cells of one clinic in memory, as training and evaluation use them.
+
+Decoded once into uint8 tensors: a round then costs no decoding. A label is kept as the set of classes it allows, so that
+a coarse one ("neutrophil" among 13 classes) is neither lost nor guessed at. Patients are numbers without meaning.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class CellSet:
+    """N cells of one clinic.
+
+    Attributes:
+        images: uint8 [N, 3, H, W].
+        allowed: bool [N, C], the classes each label allows: one True is an exact label, several a coarse one.
+        groups: int64 [N], anonymous number of the patient, slide, field or near-duplicate component.
+        split: int64 [N], index into SPLITS.
+    """
+
+    images: torch.Tensor
+    allowed: torch.Tensor
+    groups: torch.Tensor
+    split: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def part(self, name: str) -> "CellSet":
+        """The cells of the split `name`."""
+        return self.subset(self.split == SPLITS.index(name))
+
+    def subset(self, chosen: torch.Tensor) -> "CellSet":
+        """The cells chosen by a bool mask [N] or by int64 indices."""
+        return CellSet(self.images[chosen], self.allowed[chosen], self.groups[chosen], self.split[chosen])
+
+    @property
+    def exact(self) -> torch.Tensor:
+        """bool [N]: the label allows one class only."""
+        return self.allowed.sum(dim=1) == 1
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """int64 [N]: the class of an exact cell, -1 for a coarse one."""
+        return torch.where(self.exact, self.allowed.long().argmax(dim=1), -1)
+
+    def class_counts(self) -> NDArray[np.float64]:
+        """float64 [C]: cells per class; a coarse cell counts in equal shares over the classes it allows."""
+        shares = self.allowed.double() / self.allowed.sum(dim=1, keepdim=True)  # [N, C]
+        return shares.sum(dim=0).numpy()

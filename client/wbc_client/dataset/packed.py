@@ -1,0 +1,83 @@
+"""Cells in one .safetensors file: decoded once, opened by memory map, without pickle. In-silico clinics are written so.
+
+It holds the four tensors of a CellSet (images as read, before white balance) and, as metadata, what they mean: the class
+registry's digest and the image size. A file made for other classes is refused, since its columns would be mistaken silently.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from wbc_client.dataset.cell_set import SPLITS, CellSet
+from wbc_common.cells import Registry
+from wbc_common.errors import DataError
+
+_DTYPES = {"images": torch.uint8, "allowed": torch.bool, "groups": torch.int64, "split": torch.int64}
+_REMEDY = "pack the cells again for this study, or correct data.path"
+
+
+def packed_metadata(registry: Registry, size_px: int) -> dict[str, str]:
+    """What a packed file must say for a study with these classes and images of `size_px`."""
+    return {"registry": registry.name, "registry_digest": registry.digest, "size_px": str(size_px)}
+
+
+def write_packed(cells: CellSet, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write the cells; a reader never sees half a file.
+
+    Args:
+        cells: with images before white balance.
+        path: the .safetensors file; replaced where it exists.
+        metadata: at least `packed_metadata`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".part")
+    save_file({name: getattr(cells, name).contiguous() for name in _DTYPES}, unfinished, dict(metadata))
+    unfinished.replace(path)
+
+
+def read_packed(path: Path, expected: Mapping[str, str] | None = None) -> CellSet:
+    """The cells of a packed file.
+
+    Args:
+        path: the .safetensors file.
+        expected: metadata that the file must carry, see `packed_metadata`.
+
+    Raises:
+        DataError: it cannot be read, was made for other classes or sizes, or its tensors do not fit together.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            _check_metadata(path, file.metadata() or {}, expected or {})
+            missing = sorted(set(_DTYPES) - set(file.keys()))
+            if missing:
+                raise DataError(f"packed file {path} lacks {', '.join(missing)}", remedy=_REMEDY)
+            cells = CellSet(**{name: file.get_tensor(name) for name in _DTYPES})
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"packed file {path} cannot be read: {error}", remedy=_REMEDY) from error
+    _check_tensors(path, cells)
+    return cells
+
+
+def _check_metadata(path: Path, found: Mapping[str, str], expected: Mapping[str, str]) -> None:
+    for key, value in expected.items():
+        if found.get(key) != value:
+            raise DataError(f"packed file {path} has {key} {found.get(key)}; expected {value}", remedy=_REMEDY)
+
+
+def _check_tensors(path: Path, cells: CellSet) -> None:
+    for name, dtype in _DTYPES.items():
+        tensor = getattr(cells, name)
+        if (
+            tensor.dtype != dtype
+            or tensor.ndim != {"images": 4, "allowed": 2}.get(name, 1)
+            or len(tensor) != len(cells)
+        ):
+            got = f"{tensor.dtype} {tuple(tensor.shape)}"
+            raise DataError(f"packed file {path}: {name} is {got}, with {len(cells)} images", remedy=_REMEDY)
+    if cells.images.shape[1] != 3 or not cells.allowed.any(dim=1).all():
+        raise DataError(f"packed file {path}: images need 3 channels, cells at least one class", remedy=_REMEDY)
+    if len(cells) and not 0 <= int(cells.split.min()) <= int(cells.split.max()) < len(SPLITS):
+        raise DataError(f"packed file {path}: split outside 0 … {len(SPLITS) - 1}", remedy=_REMEDY)
