@@ -43,7 +43,7 @@ class DataSettings(Settings):
     max_unreadable_fraction: float = Field(0.05, ge=0, lt=1)
     group_pattern: str | None = None
     um_per_px: float | None = Field(None, gt=0, le=10)
-    labels: dict[str, str] = {}
+    labels: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _setting_fits_kind(self) -> Self:

@@ -1,8 +1,9 @@
 """Reads one cell image, at the same scale and in the same form at every clinic, and evens out its background colour.
 
-Pillow decodes; what it would do silently is refused here with a reason: a 16-bit image loses its low byte, a multi-page
-file shows page 1 only. Only the formats named in `FORMATS` are tried, so that an odd file meets few decoders. What comes
-back is a bare pixel array: EXIF (after its orientation is applied), text and colour profiles stay behind.
+Pillow decodes; what it would do silently is refused here with a reason: a 16-bit image loses its low byte, a
+multi-page file shows page 1 only. Only the formats named in `FORMATS` are tried, so that an odd file meets few
+decoders. What comes back is a bare pixel array: EXIF (after its orientation is applied), text and colour profiles stay
+behind.
 
 White balance divides by the background I₀ of docs/method.md §3, estimated per image; stain normalisation (Macenko,
 Reinhard) spoils blood smears and is not offered.
@@ -57,7 +58,8 @@ def white_balance(images: torch.Tensor) -> torch.Tensor:
 
     I₀ of a channel is that channel's 95th percentile over the image; the channel is scaled so that I₀ becomes 245, by
     a factor of at most 4, and clipped at 255. Limit: a crop so tight that under 5 % of it is background takes the
-    brightest part of the cell for background, and that cell comes out too bright; padding by edge repetition does not help.
+    brightest part of the cell for background, and that cell comes out too bright. Our deviation: I₀ lands on 245
+    rather than on 255, so that the background keeps its noise.
 
     Args:
         images: uint8 [N, 3, H, W].
@@ -67,7 +69,7 @@ def white_balance(images: torch.Tensor) -> torch.Tensor:
     """
     if not len(images):
         return images
-    return torch.cat([_balanced(chunk) for chunk in images.split(_CHUNK)])
+    return torch.cat([_balanced(chunk) for chunk in torch.split(images, _CHUNK)])
 
 
 def _balanced(images: torch.Tensor) -> torch.Tensor:
@@ -93,9 +95,7 @@ def _decode(path: Path) -> NDArray[np.uint8]:
         raise DataError(f"image {path} claims far more than {MAX_PIXELS:,} pixels", remedy=_CROP) from error
     except OSError as error:
         raise DataError(f"image {path} cannot be read: {error.strerror or error}", remedy=_REPLACE) from error
-    except (
-        Exception
-    ) as error:  # damaged bytes make Pillow's parsers raise nearly anything (struct.error, SyntaxError, …)
+    except Exception as error:  # damaged bytes make Pillow's parsers raise nearly anything: struct.error, SyntaxError
         raise DataError(f"image {path} is damaged: {type(error).__name__}: {error}", remedy=_REPLACE) from error
 
 
@@ -139,7 +139,7 @@ def _bits_per_channel(path: Path, image: Image.Image) -> int:
         with path.open("rb") as file:
             return file.read(_PNG_BIT_DEPTH_BYTE + 1)[_PNG_BIT_DEPTH_BYTE]
     tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
-    return max(tags.get(_TIFF_BITS_PER_SAMPLE, (8,)))
+    return max(int(bits) for bits in tags.get(_TIFF_BITS_PER_SAMPLE, (8,)))
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

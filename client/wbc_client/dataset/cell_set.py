@@ -1,7 +1,7 @@
 """CellSet: the cells of one clinic in memory, as training and evaluation use them.
 
-Decoded once into uint8 tensors: a round then costs no decoding. A label is kept as the set of classes it allows, so that
-a coarse one ("neutrophil" among 13 classes) is neither lost nor guessed at. Patients are numbers without meaning.
+Decoded once into uint8 tensors: a round then costs no decoding. A label is kept as the set of classes it allows, so
+that a coarse one ("neutrophil" among 13 classes) is neither lost nor guessed at. Patients are numbers without meaning.
 """
 
 from dataclasses import dataclass

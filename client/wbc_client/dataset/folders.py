@@ -1,5 +1,7 @@
-"""Reads folders named after classes: `<label>/<image>`, or `train|val|test/<label>/<image>` as torchvision's ImageFolder
-has it. The folder's name is the label; the patient can stand in the file's name (`group_pattern`).
+"""Reads folders named after classes: the layout that hospitals without a manifest have.
+
+`<label>/<image>`, or `train|val|test/<label>/<image>` as users of torchvision's ImageFolder keep it. The folder's name
+is the label; the patient can stand in the file's name (`group_pattern`).
 """
 
 import logging

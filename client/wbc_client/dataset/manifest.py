@@ -1,8 +1,8 @@
 """Reads a CSV manifest: one row per cell image.
 
-`path` and a label are needed: the registry's own column (class5, class11, class13) goes first where it is filled, `label`
-(the clinic's word) otherwise. Spreadsheets differ between hospitals: a byte order mark, `;` or tabs between columns and
-backslashes in paths are taken as they come. Everything else that is unclear is refused with its line.
+`path` and a label are needed: the registry's own column (class5, class11, class13) goes first where it is filled,
+`label` (the clinic's word) otherwise. Spreadsheets differ between hospitals: a byte order mark, `;` or tabs between
+columns and backslashes in paths are taken as they come. Everything else that is unclear is refused with its line.
 """
 
 import csv

@@ -1,8 +1,8 @@
-"""Opens a clinic's data: from what `clinic.toml` says to a CellSet, with every cell that was lost on the way accounted for.
+"""Opens a clinic's data: from what `clinic.toml` says to a CellSet, every cell lost on the way accounted for.
 
-The only place where readers, decoding and splits meet. File names go to the clinic's own log and into `unreadable`, which
-stays on site; notes hold counts only. Splits depend on the clinic and its list of files, never on the study's seed nor on
-which files could be read today, so that a test cell stays one.
+The only place where readers, decoding and splits meet. File names go to the clinic's own log and into `unreadable`,
+which stays on site; notes hold counts only. Splits depend on the clinic and its list of files, never on the study's
+seed nor on which files could be read today, so that a test cell stays one.
 """
 
 import logging
@@ -20,7 +20,7 @@ from wbc_client.dataset.folders import read_folders
 from wbc_client.dataset.listing import LabelledFile, Listing
 from wbc_client.dataset.manifest import read_manifest
 from wbc_client.dataset.packed import packed_metadata, read_packed
-from wbc_client.dataset.splits import assign_splits, connected_units, given_splits
+from wbc_client.dataset.splits import assign_splits, connected_units, given_splits, refuse_straddling
 from wbc_client.site import Site
 from wbc_common.cells import Registry
 from wbc_common.errors import DataError
@@ -59,6 +59,7 @@ def open_cells(site: Site, study: StudyConfig) -> OpenedCells:
     """
     if site.data.kind == "packed":
         cells = read_packed(site.data.path, packed_metadata(study.classes, study.images.size_px))
+        refuse_straddling(cells.groups.numpy(), cells.split.numpy())
         opened = OpenedCells(cells, (), (), {})
     else:
         opened = _open_files(site, study)
@@ -79,7 +80,7 @@ def _open_files(site: Site, study: StudyConfig) -> OpenedCells:
         )
     units = connected_units([file.group for file in listing.files], [file.near_duplicate for file in listing.files])
     split, split_note = _splits(site, listing, units)
-    images, readable = _decode(listing.files, study.images.size_px, site.data.um_per_px)
+    images, readable = _decode(listing.files, study.images.size_px)
     unreadable = tuple(file.name for file, read in zip(listing.files, readable, strict=True) if not read)
     _check_readable(site, unreadable, len(listing.files))
     everything = CellSet(
@@ -92,8 +93,11 @@ def _open_files(site: Site, study: StudyConfig) -> OpenedCells:
 def _listing(site: Site, registry: Registry) -> Listing:
     data = site.data
     if data.kind == "folders":
-        return read_folders(data.path, registry, own_words=data.labels, group_pattern=data.group_pattern)
-    return read_manifest(data.path, registry, own_words=data.labels, own_id=site.clinic, clinic=data.clinic)
+        found = read_folders(data.path, registry, own_words=data.labels, group_pattern=data.group_pattern)
+    else:
+        found = read_manifest(data.path, registry, own_words=data.labels, own_id=site.clinic, clinic=data.clinic)
+    files = tuple(replace(file, um_per_px=file.um_per_px or data.um_per_px) for file in found.files)
+    return replace(found, files=files)
 
 
 def _splits(site: Site, listing: Listing, units: NDArray[np.int64]) -> tuple[NDArray[np.int64], str]:
@@ -106,16 +110,14 @@ def _splits(site: Site, listing: Listing, units: NDArray[np.int64]) -> tuple[NDA
     return split, "splits were assigned by patient, slide or near-duplicate cluster"
 
 
-def _decode(
-    files: Sequence[LabelledFile], size_px: int, um_per_px: float | None
-) -> tuple[torch.Tensor, NDArray[np.bool_]]:
+def _decode(files: Sequence[LabelledFile], size_px: int) -> tuple[torch.Tensor, NDArray[np.bool_]]:
     """Images uint8 [N, 3, H, W] (undefined where unreadable) and bool [N], whether each could be read."""
     pixels = np.empty((len(files), 3, size_px, size_px), dtype=np.uint8)
 
     def decode_into(place: int) -> bool:
         file = files[place]
         try:
-            image = read_image(file.path, size_px, um_per_px=file.um_per_px or um_per_px)
+            image = read_image(file.path, size_px, um_per_px=file.um_per_px)
         except DataError as error:
             logger.warning("skipped %s (%s): %s", file.name, file.place, error.problem)
             return False
@@ -156,6 +158,8 @@ def _notes(listing: Listing, cells: CellSet, num_unreadable: int, split_note: st
         notes.append(f"{num_unreadable} images could not be read and were skipped")
     if listing.left_out:
         notes.append(f"{sum(listing.left_out.values())} images were left out: their labels have no place in the study")
+    if any(file.um_per_px for file in listing.files):
+        notes.append("µm per pixel is known but not used: the study names no field of view")
     if not cells.exact.all():
         notes.append(f"{int((~cells.exact).sum())} cells have a coarse label")
     return tuple(notes)

@@ -1,7 +1,8 @@
-"""Cells in one .safetensors file: decoded once, opened by memory map, without pickle. In-silico clinics are written so.
+"""Cells in one .safetensors file: decoded once, opened by memory map, no pickle; in-silico clinics are written so.
 
-It holds the four tensors of a CellSet (images as read, before white balance) and, as metadata, what they mean: the class
-registry's digest and the image size. A file made for other classes is refused, since its columns would be mistaken silently.
+It holds the four tensors of a CellSet (images as read, before white balance) and, as metadata, what they mean: the
+class registry's digest and the image size. A file made for other classes is refused: its columns would be mistaken
+silently.
 """
 
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from wbc_client.dataset.cell_set import SPLITS, CellSet
 from wbc_common.cells import Registry
 from wbc_common.errors import DataError
 
+_NUM_AXES = {"images": 4, "allowed": 2, "groups": 1, "split": 1}
 _DTYPES = {"images": torch.uint8, "allowed": torch.bool, "groups": torch.int64, "split": torch.int64}
 _REMEDY = "pack the cells again for this study, or correct data.path"
 
@@ -58,6 +60,7 @@ def read_packed(path: Path, expected: Mapping[str, str] | None = None) -> CellSe
     except (OSError, SafetensorError) as error:
         raise DataError(f"packed file {path} cannot be read: {error}", remedy=_REMEDY) from error
     _check_tensors(path, cells)
+    _check_size(path, cells, (expected or {}).get("size_px"))
     return cells
 
 
@@ -70,14 +73,16 @@ def _check_metadata(path: Path, found: Mapping[str, str], expected: Mapping[str,
 def _check_tensors(path: Path, cells: CellSet) -> None:
     for name, dtype in _DTYPES.items():
         tensor = getattr(cells, name)
-        if (
-            tensor.dtype != dtype
-            or tensor.ndim != {"images": 4, "allowed": 2}.get(name, 1)
-            or len(tensor) != len(cells)
-        ):
-            got = f"{tensor.dtype} {tuple(tensor.shape)}"
-            raise DataError(f"packed file {path}: {name} is {got}, with {len(cells)} images", remedy=_REMEDY)
+        if tensor.dtype != dtype or tensor.ndim != _NUM_AXES[name] or len(tensor) != len(cells):
+            got, expected = f"{tensor.dtype} {tuple(tensor.shape)}", f"{dtype} with {_NUM_AXES[name]} axes"
+            raise DataError(f"packed file {path}: {name} is {got}; expected {expected}, N first", remedy=_REMEDY)
     if cells.images.shape[1] != 3 or not cells.allowed.any(dim=1).all():
         raise DataError(f"packed file {path}: images need 3 channels, cells at least one class", remedy=_REMEDY)
     if len(cells) and not 0 <= int(cells.split.min()) <= int(cells.split.max()) < len(SPLITS):
         raise DataError(f"packed file {path}: split outside 0 … {len(SPLITS) - 1}", remedy=_REMEDY)
+
+
+def _check_size(path: Path, cells: CellSet, size_px: str | None) -> None:
+    if size_px is not None and tuple(cells.images.shape[2:]) != (int(size_px), int(size_px)):
+        got = " × ".join(str(extent) for extent in cells.images.shape[2:])
+        raise DataError(f"packed file {path} has images of {got} pixels; expected {size_px}", remedy=_REMEDY)

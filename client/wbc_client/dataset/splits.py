@@ -1,8 +1,8 @@
 """Who trains, who validates, who tests: 60/20/20, and never one patient in two of them.
 
 The unit that moves as a whole is a connected component of "same patient, slide or field" and "near-duplicate of"
-(docs/method.md §5.2). A clinic's own splits are used as they stand, unless a unit straddles two of them: figures from such
-splits would be too good, so they are refused.
+(docs/method.md §5.2). A clinic's own splits are used as they stand, unless a unit straddles two of them: figures from
+such splits would be too good, so they are refused.
 """
 
 import logging
@@ -42,8 +42,8 @@ def connected_units(groups: Sequence[str], near_duplicates: Sequence[str]) -> ND
 def assign_splits(labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     """A split for each cell, int64 [N], index into SPLITS: units kept whole, classes spread evenly.
 
-    scikit-learn's StratifiedGroupKFold in five folds; the three with the most cells train, so that one very large patient
-    does. A clinic with fewer than five units trains with all it has.
+    scikit-learn's StratifiedGroupKFold in five folds; the three with the most cells train, so that one very large
+    patient does. A clinic with fewer than five units trains with all it has.
 
     Args:
         labels: int64 [N], class (or code of a set of classes) of each cell.
@@ -83,21 +83,31 @@ def given_splits(names: Sequence[str], groups: NDArray[np.int64]) -> NDArray[np.
         groups: int64 [N], the unit of each cell.
 
     Raises:
-        DataError: some cell has none, or a unit straddles two (says how many, never which).
+        DataError: some cell has none, or a unit straddles two.
     """
     missing = sum(not name for name in names)
     if missing:
         raise DataError(f"{missing} of {len(names)} cells have no split, the others have one", remedy=_SPLIT_REMEDY)
     split = np.array([SPLITS.index(name) for name in names], dtype=np.int64)
-    pairs = np.unique(np.stack([groups, split]), axis=1)  # [2, pairs]
-    straddling = int((np.unique(pairs[0], return_counts=True)[1] > 1).sum())
+    refuse_straddling(groups, split)
+    return split
+
+
+def refuse_straddling(groups: NDArray[np.int64], split: NDArray[np.int64]) -> None:
+    """Check that each unit lies in one split.
+
+    Raises:
+        DataError: saying how many do not, never which.
+    """
+    pairs = np.unique(np.stack([groups, split]), axis=1)  # [2, distinct pairs]
+    units, num_splits = np.unique(pairs[0], return_counts=True)
+    straddling = int((num_splits > 1).sum())
     if straddling:
         raise DataError(
-            f"{straddling} of {len(np.unique(groups))} units (patients, slides or near-duplicate clusters) "
-            "have cells in more than one split",
+            f"{straddling} of {len(units)} units (patients, slides or near-duplicate clusters) have cells in more than "
+            "one split",
             remedy=_SPLIT_REMEDY,
         )
-    return split
 
 
 _SPLIT_REMEDY = 'correct the splits, or set splits = "assigned" under [data] to have them made by patient'
