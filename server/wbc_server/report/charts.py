@@ -1,0 +1,209 @@
+"""The charts: learning by round, loss per clinic, the generalisation gap and recall per class.
+
+Training clinics are blue discs, held-out clinics orange diamonds, everywhere: colour, shape and place say the same
+thing, so no reader needs colour to follow. Lines are labelled where they end instead of in a legend.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from wbc_common.confusion import macro_f1
+
+from wbc_server.report.inputs import ClassRecord, Evaluation, Matrix, Metrics, Round, Run
+from wbc_server.report.svg import BAND, HELD_OUT, INK, PAPER, RULE, SOFT, TRAINING, drawing, new_figure, to_svg
+from wbc_server.report.words import rate, readable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.6)), (0, (5, 1.5, 1, 1.5)))
+_LABEL_GAP = 0.055
+
+
+def learning_chart(run: Run) -> str | None:
+    """Macro-F1 by round: each held-out clinic, and the mean of the training clinics' validation; None without any."""
+    held_out = _curves(run, "held_out")
+    validation = _curves(run, "validation")
+    if not held_out and not validation:
+        return None
+    with drawing():
+        figure = new_figure(600, 330)
+        axes = figure.subplots()
+        _frame_rates(axes, run)
+        ends = _draw_validation(axes, validation)
+        for index, (clinic, (rounds, values)) in enumerate(sorted(held_out.items())):
+            axes.plot(rounds, values, color=HELD_OUT, linewidth=2, linestyle=_DASHES[index % len(_DASHES)],
+                      marker="D", markersize=3.6, markevery=_every(rounds))  # fmt: skip
+            ends.append((values[-1], clinic, HELD_OUT))
+        _label_ends(axes, ends)
+        return to_svg(figure, "learning")
+
+
+def loss_charts(run: Run) -> dict[str, str]:
+    """One small chart of the training loss per clinic, all on the same scale."""
+    curves = {
+        name: [(r.round, r.train[name].loss) for r in run.rounds if name in r.train and r.train[name].loss is not None]
+        for name in _clinics_in(run.rounds)
+    }
+    finite = [loss for points in curves.values() for _, loss in points if loss is not None]
+    top = max(finite, default=1.0) * 1.08 or 1.0
+    return {
+        name: _loss_chart(points, top=top, last=_last_round(run), name=f"loss{place}")
+        for place, (name, points) in enumerate(curves.items())
+    }
+
+
+def generalisation_chart(metrics: Metrics) -> str | None:
+    """Macro-F1 with its interval for each clinic, training clinics above, held-out clinics below."""
+    groups = [("own test cells", metrics.in_domain, TRAINING, "o"), ("held out", metrics.held_out, HELD_OUT, "D")]
+    rows = [
+        (name, one, color, marker)
+        for _, clinics, color, marker in groups
+        for name, one in sorted(clinics.items(), key=_by_macro_f1)
+    ]
+    if not rows:
+        return None
+    with drawing():
+        figure = new_figure(600, 62 + 27 * len(rows))
+        axes = figure.subplots()
+        for place, (_, one, color, marker) in enumerate(rows):
+            _dot(axes, place, one.macro_f1, color=color, marker=marker)
+        _frame_rows(axes, [name for name, *_ in rows], "macro-F1")
+        if metrics.in_domain and metrics.held_out:
+            axes.axhline(len(metrics.in_domain) - 0.5, color=SOFT, linewidth=0.8, linestyle=(0, (2, 3)))
+        return to_svg(figure, "gap")
+
+
+def recall_chart(records: Sequence[ClassRecord], rare: Sequence[str], name: str) -> str:
+    """Recall of each class with its Wilson interval; rare classes are marked, absent ones say so."""
+    with drawing():
+        figure = new_figure(500, 62 + 25 * len(records))
+        axes = figure.subplots()
+        for place, record in enumerate(records):
+            if record.support == 0:
+                axes.text(0.015, place, "no cells here", va="center", fontsize=11.5, color=SOFT, style="italic")
+            else:
+                _dot(axes, place, record.recall, color=HELD_OUT, marker="D")
+        labels = [f"{readable(r.name)}{' (rare)' if r.name in rare else ''}" for r in records]
+        _frame_rows(axes, labels, "recall")
+        for label, record in zip(axes.get_yticklabels(), records, strict=True):
+            label.set_fontweight("bold" if record.name in rare else "normal")
+        return to_svg(figure, name)
+
+
+def _curves(run: Run, which: str) -> dict[str, tuple[list[int], list[float]]]:
+    """Macro-F1 by round of every clinic that was evaluated: name → rounds, values."""
+    curves: dict[str, tuple[list[int], list[float]]] = {}
+    for record in run.rounds:
+        matrices: dict[str, Matrix] = (record.held_out if which == "held_out" else record.validation) or {}
+        for clinic, matrix in matrices.items():
+            value = float(macro_f1(np.array(matrix, dtype=np.int64)))
+            if np.isfinite(value):
+                rounds, values = curves.setdefault(clinic, ([], []))
+                rounds.append(record.round)
+                values.append(value)
+    return curves
+
+
+def _draw_validation(axes: "Axes", curves: dict[str, tuple[list[int], list[float]]]) -> list[tuple[float, str, str]]:
+    for rounds, values in curves.values():
+        axes.plot(rounds, values, color=TRAINING, linewidth=0.8, alpha=0.35)
+    by_round: dict[int, list[float]] = {}
+    for rounds, values in curves.values():
+        for number, value in zip(rounds, values, strict=True):
+            by_round.setdefault(number, []).append(value)
+    if not by_round:
+        return []
+    numbers = sorted(by_round)
+    means = [float(np.mean(by_round[number])) for number in numbers]
+    axes.plot(numbers, means, color=TRAINING, linewidth=2.4, marker="o", markersize=4, markevery=_every(numbers))
+    return [(means[-1], "validation, mean", TRAINING)]
+
+
+def _frame_rates(axes: "Axes", run: Run) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    last = _last_round(run)
+    axes.set_xlim(1 - 0.02 * last, last + 0.02 * last if last > 1 else 2)
+    axes.set_ylim(0, 1)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.50", "0.75", "1"])
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    axes.grid(axis="y")
+    axes.set_xlabel("round")
+    axes.set_ylabel("macro-F1")
+    axes.tick_params(length=0)
+    selected = run.metrics.selected_round
+    if selected is not None:
+        axes.axvline(selected, color=INK, linewidth=1, linestyle=(0, (2, 2)))
+        axes.annotate(f"selected: round {selected}", (selected, 1.0), xytext=(0, 5), textcoords="offset points",
+                      ha="center" if 0.15 * last < selected < 0.85 * last else "right" if selected > 1 else "left",
+                      fontsize=11.5, color=INK, annotation_clip=False)  # fmt: skip
+
+
+def _label_ends(axes: "Axes", ends: list[tuple[float, str, str]]) -> None:
+    """Names at the lines' right ends, pushed apart where they would overlap."""
+    if not ends:
+        return
+    ordered = sorted(ends)
+    places = [value for value, *_ in ordered]
+    for index in range(1, len(places)):
+        places[index] = max(places[index], places[index - 1] + _LABEL_GAP)
+    excess = max(0.0, places[-1] - 1.0)
+    for (value, name, color), place in zip(ordered, places, strict=True):
+        axes.annotate(f"{name} {rate(value)}", (1, place - excess), xycoords=("axes fraction", "data"), xytext=(8, 0),
+                      textcoords="offset points", va="center", color=color, fontsize=12, fontweight="bold",
+                      annotation_clip=False)  # fmt: skip
+
+
+def _loss_chart(points: list[tuple[int, float | None]], *, top: float, last: int, name: str) -> str:
+    with drawing():
+        figure = new_figure(230, 104)
+        axes = figure.subplots()
+        axes.plot([number for number, _ in points], [loss for _, loss in points], color=TRAINING, linewidth=1.8,
+                  marker="o" if len(points) == 1 else "", markersize=4)  # fmt: skip
+        axes.set_xlim(0.5, last + 0.5)
+        axes.set_ylim(0, top)
+        axes.set_xticks(sorted({1, last}))
+        axes.locator_params(axis="y", nbins=3)
+        axes.tick_params(length=0, labelsize=10.5)
+        axes.grid(axis="y")
+        return to_svg(figure, name)
+
+
+def _dot(axes: "Axes", place: int, figure: Any, *, color: str, marker: str) -> None:
+    if figure.value is None:
+        axes.text(0.015, place, "not defined", va="center", fontsize=11.5, color=SOFT, style="italic")
+        return
+    if figure.low is not None and figure.high is not None:
+        axes.hlines(place, figure.low, figure.high, color=color, linewidth=2.2)
+    axes.plot([figure.value], [place], marker=marker, color=color, markersize=7.5, markeredgecolor=PAPER)
+
+
+def _frame_rows(axes: "Axes", labels: list[str], quantity: str) -> None:
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.set_xlim(0, 1)
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.50", "0.75", "1"])
+    axes.grid(axis="x")
+    axes.tick_params(length=0)
+    axes.tick_params(axis="y", labelcolor=INK)
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel(quantity)
+
+
+def _every(rounds: Sequence[int]) -> int:
+    return max(1, len(rounds) // 12)
+
+
+def _by_macro_f1(item: tuple[str, Evaluation]) -> tuple[float, str]:
+    value = item[1].macro_f1.value
+    return (-value if value is not None else 1.0, item[0])
+
+
+def _clinics_in(rounds: Sequence[Round]) -> list[str]:
+    return sorted({name for record in rounds for name in record.train})
+
+
+def _last_round(run: Run) -> int:
+    return max([record.round for record in run.rounds] + [run.metrics.rounds_done, 1])

@@ -1,0 +1,94 @@
+"""The page: inputs, findings, tables and charts poured into one template, written whole or not at all."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from wbc_server.report import charts, findings, tables, words
+from wbc_server.report.inputs import Metrics, Run, read_run
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write `report.html` into a run's folder and return its path; equal inputs give equal bytes.
+
+    Raises:
+        DataError: `metrics.json` or `rounds.jsonl` is missing or does not hold what the report needs.
+    """
+    page = render(read_run(run_dir))
+    target = run_dir / "report.html"
+    handle, partial = tempfile.mkstemp(dir=run_dir, prefix=".report-", suffix=".html")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(page)
+        os.chmod(partial, 0o644)
+        os.replace(partial, target)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+    return target
+
+
+def render(run: Run) -> str:
+    """The report as HTML text."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters = (words.rate, words.interval, words.size, words.count, words.duration, words.readable, words.listed)
+    environment.filters.update({function.__name__: function for function in filters})
+    environment.filters["percent"] = lambda value: f"{100 * value:.2f}%"
+    return environment.get_template("template.html.j2").render(**_context(run))
+
+
+def _context(run: Run) -> dict[str, Any]:
+    metrics = run.metrics
+    kinds, sent = tables.egress(metrics)
+    return {
+        "metrics": metrics,
+        "study": metrics.study,
+        "summary": findings.summary(run),
+        "tiles": findings.tiles(run),
+        "absences": findings.absences(run),
+        "case_mix": tables.case_mix(metrics),
+        "training_shares": tables.training_shares(metrics),
+        "confusions": tables.confusions(metrics),
+        "results": tables.results(metrics),
+        "egress_kinds": [tables.EGRESS_KINDS.get(kind, (kind, "")) for kind in kinds],
+        "egress": sent,
+        "silent_held_out": _held_out_sent_nothing_else(metrics),
+        "class_records": tables.class_records(metrics),
+        **_charts(run),
+    }
+
+
+def _charts(run: Run) -> dict[str, Any]:
+    """Inline SVG by name; safe to mark as markup because matplotlib escapes every text it draws."""
+    from markupsafe import Markup
+
+    metrics = run.metrics
+    drawn = {
+        "learning_chart": charts.learning_chart(run),
+        "gap_chart": charts.generalisation_chart(metrics),
+    }
+    recall_charts = [
+        charts.recall_chart(records, metrics.rare_classes, f"recall{place}")
+        for place, (_, records) in enumerate(tables.class_records(metrics))
+    ]
+    return {
+        **{name: Markup(svg) if svg else None for name, svg in drawn.items()},
+        "loss_charts": {name: Markup(svg) for name, svg in charts.loss_charts(run).items()},
+        "recall_charts": [Markup(svg) for svg in recall_charts],
+    }
+
+
+def _held_out_sent_nothing_else(metrics: Metrics) -> bool:
+    """Whether held-out clinics sent neither class sums nor updates, as they must not."""
+    names = [name for name, clinic in metrics.clinics.items() if clinic.role == "held-out"]
+    sent = [metrics.egress_bytes.get(name, {}) for name in names]
+    return bool(names) and not any(kinds.get("update", 0) or kinds.get("class-sums", 0) for kinds in sent)
