@@ -1,7 +1,8 @@
 """White blood cells in silico: morphology × stain × optics × camera × framing.
 
-What a federated study of domain shift needs and no clinic can hand out: any number of labelled cells, from any number of clinics that
-differ in known ways. `render` draws them; a `Domain` says how a clinic's images look, a case mix which cells it sees.
+What a federated study of domain shift needs and no clinic can hand out: any number of labelled cells, from any
+number of clinics that differ in known ways. `render` draws them; a `Domain` says how a clinic's images look, a case
+mix which cells it sees.
 """
 
 from wbc_simulations.phantom.case_mix import case_mix, case_mix_names

@@ -1,8 +1,9 @@
 """The geometry of one cell: its outline, and its nucleus as lobes along a bent spine joined by necks.
 
-One parameterisation covers every nuclear shape. Five discs sit on a spine and four necks join them: with full necks it is a round,
-oval, kidney or band nucleus of half-width `slenderness`; with two to five discs and thin necks, a segmented one. Its area is held at
-that of the equivalent circle: π t² + 2 t l = π R² gives the spine's length l = π R (1 − q²) / (2 q) for half-width t = q R.
+One parameterisation covers every nuclear shape. Five discs sit on a spine and four necks join them: with full necks
+it is a round, oval, kidney or band nucleus of half-width `slenderness`; with two to five discs and thin necks, a
+segmented one. Its area is held at that of the equivalent circle: π t² + 2 t l = π R² gives the spine's length l = π
+R (1 − q²) / (2 q) for half-width t = q R.
 """
 
 import math
@@ -23,7 +24,8 @@ class Nucleus:
 
     Attributes:
         x, y, radius: float32 [B, 5] lobe centres and radii; radius ABSENT where there is no such lobe.
-        neck: float32 [B, 4], half-width midway between lobes j and j+1, as a share of their radii; ABSENT without lobe j+1.
+        neck: float32 [B, 4], half-width midway between lobes j and j+1, as a share of their radii; ABSENT without
+            lobe j+1.
         wobble_um, edge_um: float32 [B, 1, 1], outline irregularity and width of its fading.
         hof_x, hof_y: float32 [B, 1, 1], the Golgi zone in the nucleus's hollow.
         equivalent_um: float32 [B, 1, 1], radius of the circle of equal area.
@@ -42,7 +44,7 @@ class Nucleus:
 
 @dataclass(frozen=True)
 class Outline:
-    """The cell's border, each float32 [B, 1, 1]: radius and wobble in µm, axis ratio, direction of the long axis in radians."""
+    """The cell's border, each float32 [B, 1, 1]: radius and wobble in µm, axis ratio, angle."""
 
     radius_um: torch.Tensor
     wobble_um: torch.Tensor
@@ -125,7 +127,10 @@ def _spine(
 
 
 def _turns(traits: Traits, single: torch.Tensor) -> torch.Tensor:
-    """Change of heading at each of the 4 steps, radians [B, 4]; one in four joints bends the other way (S and Z shapes)."""
+    """Change of heading at each of the 4 steps, radians [B, 4].
+
+    One in four joints bends the other way (S and Z shapes).
+    """
     bend = traits.of_class("bend_degrees", -60.0, 290.0)[:, :, 0] * (math.pi / 180)
     jitter = 0.2 * traits.cell.normal("joint jitter", MAX_LOBES - 1)
     side = 1 - 2 * traits.cell.chance("spine side", 0.5)
@@ -150,8 +155,8 @@ def _placed(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """The nucleus folded into the cell and moved off centre, and the unit vector towards its hollow.
 
-    Lobes that would stick out are drawn in together; the nucleus then leans to the side its spine bulges to, as in reality the
-    Golgi zone fills the hollow.
+    Lobes that would stick out are drawn in together; the nucleus then leans to the side its spine bulges to, as in
+    reality the Golgi zone fills the hollow.
     """
     room = 0.93 * cell_radius
     distance = torch.sqrt(x**2 + y**2) + 1e-6

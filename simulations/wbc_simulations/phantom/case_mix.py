@@ -1,6 +1,7 @@
 """Case mixes: what share of a clinic's leukocytes each class has, from the healthy count to leukaemias.
 
-A clinic's cohort decides its class imbalance; these are the mixes that `skew` and the experiments combine with a domain.
+A clinic's cohort decides its class imbalance; these are the mixes that `skew` and the experiments combine with a
+domain.
 """
 
 import functools

@@ -1,8 +1,9 @@
 """Random numbers that belong to one cell, whatever else is rendered beside it.
 
-A counter-based generator: every draw is a hash of (seed, domain, purpose, identity of the cell or patient). So a cell looks the same
-in a batch of one and in a batch of thousands, and a new parameter leaves all other draws as they were. A sequential generator would
-tie a cell to its place in the batch. The hash is the finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), on int64 tensors.
+A counter-based generator: every draw is a hash of (seed, domain, purpose, identity of the cell or patient). So a
+cell looks the same in a batch of one and in a batch of thousands, and a new parameter leaves all other draws as
+they were. A sequential generator would tie a cell to its place in the batch. The hash is the finaliser of
+SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), on int64 tensors.
 """
 
 import math

@@ -1,7 +1,8 @@
 """From dye to pixels: Beer-Lambert, point spread, illumination, camera.
 
-`OD = Σ amount · absorption` per channel and `T = exp(−OD)` (METHOD.md §3; Beer-Lambert per RGB channel as in Ruifrok & Johnston 2001,
-with broad-band channels for wavelengths: a deviation they share). Blur acts on transmitted light, since bright field is incoherent.
+`OD = Σ amount · absorption` per channel and `T = exp(−OD)` (METHOD.md §3; Beer-Lambert per RGB channel as in
+Ruifrok & Johnston 2001, with broad-band channels for wavelengths: a deviation they share). Blur acts on transmitted
+light, since bright field is incoherent.
 """
 
 import io
@@ -39,7 +40,8 @@ def transmitted(dyes: torch.Tensor, extra_od: torch.Tensor, traits: Traits, doma
 def blurred(light: torch.Tensor, grid: Grid, traits: Traits, optics: Optics) -> torch.Tensor:
     """`light` [B, 3, H, W] through a Gaussian point spread per channel, moved sideways by lateral colour.
 
-    Widths add in squares: point spread, defocus, and the camera's own sampling. Blue and red focus apart (axial colour).
+    Widths add in squares: point spread, defocus, and the camera's own sampling. Blue and red focus apart
+    (axial colour).
     """
     square = traits.of_domain("psf", optics.psf_um, low=0.05) ** 2 + (0.4 * optics.um_per_px) ** 2
     defocus = traits.of_domain("defocus", optics.defocus_um, low=-9.0)

@@ -1,7 +1,7 @@
 """Painting one white cell: how much azure, eosin and haemoglobin lies over each pixel.
 
-Cytoplasm (texture, rim, Golgi zone, vacuoles), granules under and over the nucleus, chromatin, nucleoli, Auer rods. Amounts are in
-units of the domain's dye vectors; colour happens in `imaging`.
+Cytoplasm (texture, rim, Golgi zone, vacuoles), granules under and over the nucleus, chromatin, nucleoli, Auer rods.
+Amounts are in units of the domain's dye vectors; colour happens in `imaging`.
 """
 
 import math
@@ -133,7 +133,7 @@ def _with_granules(
     kind: str,
     regions: Regions,
 ) -> torch.Tensor:
-    """`layers` with one population of granules: they replace what they cover in cytoplasm and add over the nucleus."""
+    """`layers` with one population of granules: they replace what they cover in cytoplasm, add over the nucleus."""
     density = traits.of_domain("granules", domain.cohort.granules, low=0.2)
     coverage = (traits.of_class(f"{kind}.coverage") * density).clamp_max(0.85)
     diameter = traits.of_class(f"{kind}.diameter_um", 0.15)

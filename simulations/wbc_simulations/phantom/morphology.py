@@ -1,7 +1,8 @@
 """The textbook: size, nucleus, chromatin, cytoplasm and granules of each of the 13 classes, as distributions.
 
-The numbers are data (`morphology.toml`), each class with its source. Neighbours on the maturation axis myeloblast → promyelocyte →
-myelocyte → metamyelocyte → band → segmented overlap on purpose: they are confusable in reality, to experts too.
+The numbers are data (`morphology.toml`), each class with its source. Neighbours on the maturation axis myeloblast →
+promyelocyte → myelocyte → metamyelocyte → band → segmented overlap on purpose: they are confusable in reality, to
+experts too.
 """
 
 import functools

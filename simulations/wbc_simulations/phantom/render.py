@@ -1,7 +1,8 @@
 """One call from cell classes to images: `render`.
 
-Cells go through in fixed chunks, the last one padded. Every cell sits at the same place of an equally large chunk whatever the batch,
-so it comes out bit for bit the same, and memory is bounded by the chunk (about 60 MB at 64 px, four times that at 128).
+Cells go through in fixed chunks, the last one padded. Every cell sits at the same place of an equally large chunk
+whatever the batch, so it comes out bit for bit the same, and memory is bounded by the chunk (about 60 MB at 64 px,
+four times that at 128).
 """
 
 from dataclasses import dataclass
@@ -50,7 +51,8 @@ def render(
 ) -> torch.Tensor:
     """Images of cells, uint8 [B, 3, size_px, size_px], RGB.
 
-    The same (seed, place in the batch, class, patient, domain) gives the same image; patients share their latents by number.
+    The same (seed, place in the batch, class, patient, domain) gives the same image; patients share their latents
+    by number.
 
     Args:
         cell_classes: int64 [B], indices into CLASSES_13.
@@ -76,7 +78,7 @@ def render(
 def nucleus_and_cell_areas(
     cell_classes: torch.Tensor, patients: torch.Tensor, domain: Domain, *, size_px: int, seed: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Areas in µm² of nucleus and whole cell as `render` draws them, float32 [B] each: the ground truth for checks."""
+    """Areas in µm² of nucleus and cell as `render` draws them, float32 [B] each: the ground truth for checks."""
     _check(cell_classes, patients, size_px)
     found: list[tuple[torch.Tensor, torch.Tensor]] = []
     for first in range(0, len(cell_classes), CHUNK):
@@ -167,7 +169,7 @@ def _distances(regions: Regions) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _edges(cell: torch.Tensor, red: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """Dark line on a border and a bright one outside it, as a refracting edge shows slightly out of focus; [B, H, W]."""
+    """Dark line on a border and a bright one outside it, as a refracting edge shows out of focus; [B, H, W]."""
     width = grid.px_um.clamp_min(0.3)
     nearest = torch.minimum(cell, red)
     return ridge(nearest, width) - 0.6 * ridge(nearest - 2.2 * width, width)

@@ -1,8 +1,9 @@
 """What a domain is: the distributions of stain, smear, optics, camera and framing that a clinic's images share.
 
-Domains are data (one TOML each in `domains/`), so that a study names them and a new clinic needs no code. Every quantity carries its
-unit in its name: µm (um), optical density (od, natural logarithm, per METHOD.md §3), or a plain ratio. The shipped domains imitate how
-*published descriptions* of data sets read; no number is fitted to any image.
+Domains are data (one TOML each in `domains/`), so that a study names them and a new clinic needs no code. Every
+quantity carries its unit in its name: µm (um), optical density (od, natural logarithm, per METHOD.md §3), or a
+plain ratio. The shipped domains imitate how *published descriptions* of data sets read; no number is fitted to any
+image.
 """
 
 import functools
@@ -43,8 +44,9 @@ class Cohort(_Frozen):
 class Stain(_Frozen):
     """A Romanowsky stain: absorption of its dyes at unit amount (OD in R, G, B) and how much is bound.
 
-    The purple of nuclei is azure B and eosin Y together (the Romanowsky effect, Horobin & Walter, Histochemistry 1987), so two dyes
-    suffice; a low pH reddens (more eosin, less azure), a high pH turns blue (ICSH, J. Clin. Pathol. 1984).
+    The purple of nuclei is azure B and eosin Y together (the Romanowsky effect, Horobin & Walter, Histochemistry
+    1987), so two dyes suffice; a low pH reddens (more eosin, less azure), a high pH turns blue (ICSH, J. Clin.
+    Pathol. 1984).
     """
 
     azure_rgb_od: Rgb

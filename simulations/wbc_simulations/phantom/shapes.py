@@ -1,7 +1,8 @@
 """Signed distances and soft masks on the pixel grid.
 
-Distances are in µm, negative inside, as in graphics (Hart, The Visual Computer 1996); a mask is a distance through a soft step about
-one pixel wide, so shapes are right at 64 and at 128 px without supersampling. Domain warping by noise makes outlines irregular.
+Distances are in µm, negative inside, as in graphics (Hart, The Visual Computer 1996); a mask is a distance through
+a soft step about one pixel wide, so shapes are right at 64 and at 128 px without supersampling. Domain warping by
+noise makes outlines irregular.
 """
 
 import math
@@ -33,7 +34,7 @@ class Grid:
 
 
 def texture_index(grid: Grid, traits: Traits, name: str, unit_um: torch.Tensor) -> torch.Tensor:
-    """Where each pixel looks in a tile whose unit is `unit_um` wide, turned and moved at random per cell; int32 [B, H, W]."""
+    """Where each pixel looks in a tile of `unit_um` units, turned and moved at random per cell; int32 [B, H, W]."""
     angle, move = traits.cell.angle(name)[:, :, None], traits.cell.between(f"{name} move", 0.0, TILE, 2)
     cos, sin = torch.cos(angle) * (_TEXELS / unit_um), torch.sin(angle) * (_TEXELS / unit_um)
     u = cos * grid.x + sin * grid.y + move[:, 0, None, None]
@@ -113,8 +114,8 @@ def spots(
 ) -> torch.Tensor:
     """Scattered discs of varied size that cover about `coverage` of the plane; 0 to 1, [B, H, W].
 
-    Few spots are many with most left out, so that the tile is never stretched to where its texels show. Discs finer than a pixel
-    fade, as the light of a whole pixel is averaged, instead of flickering.
+    Few spots are many with most left out, so that the tile is never stretched to where its texels show. Discs finer
+    than a pixel fade, as the light of a whole pixel is averaged, instead of flickering.
     """
     dense = coverage.clamp(_DENSE_COVERAGE, 0.9)
     spacing = diameter_um * 0.5 * torch.sqrt(math.pi / dense)

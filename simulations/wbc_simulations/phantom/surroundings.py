@@ -1,7 +1,7 @@
-"""What lies around the cell: red cells with their pallor, platelets, stain precipitate, and at times a second white cell.
+"""What lies around the cell: red cells with their pallor, platelets, stain precipitate, at times a second white cell.
 
-Red cells whose centre the white cell would cover are left out, and those that touch it press into it (`red_cell_indent`), as in a
-smear; their density, thickness and pallor belong to the domain and the patient.
+Red cells whose centre the white cell would cover are left out, and those that touch it press into it
+(`red_cell_indent`), as in a smear; their density, thickness and pallor belong to the domain and the patient.
 """
 
 import math
@@ -21,7 +21,7 @@ _MAX_PLATELETS = 3
 
 @dataclass(frozen=True)
 class RedCells:
-    """Red cells of the field: distance to the nearest border in µm (negative inside) and mask, each float32 [B, H, W]."""
+    """Red cells: distance to the nearest border in µm (negative inside) and mask, each float32 [B, H, W]."""
 
     distance: torch.Tensor
     mask: torch.Tensor
@@ -36,7 +36,8 @@ def find_red_cells(grid: Grid, textures: Textures, traits: Traits, domain: Domai
     u = (cos * grid.x + sin * grid.y) * texels + move[:, 0, None, None]
     v = (cos * grid.y - sin * grid.x) * texels + move[:, 1, None, None]
     index = tile_index(u, v, size=RED_TILE)
-    # A tile's vector holds for the texel's middle: without the rest, pixels of one red cell disagree on where its centre is.
+    # A tile's vector holds for the texel's middle: without the rest, pixels of one red cell disagree on where its
+    # centre is.
     to_x = look_up(textures.red_x, index) * size - ((u + RED_TILE).frac() - 0.5) / texels
     to_y = look_up(textures.red_y, index) * size - ((v + RED_TILE).frac() - 0.5) / texels
     centre_x, centre_y = grid.x + cos * to_x - sin * to_y, grid.y + sin * to_x + cos * to_y
@@ -80,7 +81,7 @@ def paint_small_things(grid: Grid, textures: Textures, traits: Traits, domain: D
 
 
 def paint_neighbour(grid: Grid, traits: Traits, domain: Domain, anatomy: Anatomy) -> tuple[torch.Tensor, torch.Tensor]:
-    """A second white cell cut by the image's edge: masks of its body and of its two- or three-part nucleus, [B, H, W]."""
+    """A second white cell at the image's edge: masks of its body and of its lobed nucleus, each [B, H, W]."""
     shown = traits.cell.chance("neighbour", domain.smear.neighbour_cell_share)[:, :, None]
     angle, radius = traits.between("neighbour at", 0.0, 2 * math.pi), traits.between("neighbour radius", 5.0, 7.5)
     away = anatomy.outline.radius_um + radius + traits.between("neighbour gap", -0.3, 3.0)

@@ -1,8 +1,9 @@
 """Periodic texture tiles, made once and looked up at random offset, angle and scale.
 
-Noise and granules evaluated per pixel would cost more than all else together; a lookup costs a few nanoseconds. Tiles repeat after 16
-units (unit: correlation length, or granule spacing), further than a nucleus is wide. They are the same for every seed and clinic, so
-they carry no information; what varies is where a cell looks. Spots: cellular noise (Worley, SIGGRAPH 1996) with one point per square.
+Noise and granules evaluated per pixel would cost more than all else together; a lookup costs a few nanoseconds.
+Tiles repeat after 16 units (unit: correlation length, or granule spacing), further than a nucleus is wide. They are
+the same for every seed and clinic, so they carry no information; what varies is where a cell looks. Spots: cellular
+noise (Worley, SIGGRAPH 1996) with one point per square.
 """
 
 import functools
@@ -65,7 +66,7 @@ def _noise(generator: torch.Generator, *, length: float) -> torch.Tensor:
     white = torch.randn(TILE, TILE, generator=generator)
     frequency = torch.fft.fftfreq(TILE) * TILE / UNITS  # cycles per unit
     square = frequency[:, None] ** 2 + frequency[None, :] ** 2
-    noise = torch.fft.ifft2(torch.fft.fft2(white) * torch.exp(-square * (2.2 * length) ** 2)).real
+    noise: torch.Tensor = torch.fft.ifft2(torch.fft.fft2(white) * torch.exp(-square * (2.2 * length) ** 2)).real
     noise = noise - noise.mean()
     return noise / noise.std()
 

@@ -1,7 +1,7 @@
 """Drawing one cell's numbers from its class, its patient and its clinic.
 
-`Traits` joins the three levels: the textbook's spread of the class, the domain's spread between patients, and between cells. Results
-are float32 [B, 1, 1], ready to meet pixel maps [B, H, W].
+`Traits` joins the three levels: the textbook's spread of the class, the domain's spread between patients, and
+between cells. Results are float32 [B, 1, 1], ready to meet pixel maps [B, H, W].
 """
 
 from dataclasses import dataclass
@@ -54,7 +54,8 @@ class Traits:
 def traits_for(cell_classes: torch.Tensor, patients: torch.Tensor, domain: Domain, *, seed: int, first: int) -> Traits:
     """The draws of cells `first`, `first` + 1, …: int64 [B] classes and patient numbers."""
     number = torch.arange(first, first + len(cell_classes), device=cell_classes.device)
-    # Two calls for two patients or two classes must not show the same cell twice, so both are part of who the cell is.
+    # Two calls for two patients or two classes must not show the same cell twice, so both are part of who the cell
+    # is.
     identity = mix(mix(mix(number) ^ patients) ^ cell_classes)
     return Traits(
         classes=cell_classes,
