@@ -1,0 +1,204 @@
+"""Class-count-aware FedAvg (docs/method.md §2): pure functions for the weights, one streaming sum for the updates.
+
+Everything is a ratio of sums, so partial sums of disjoint clinics merge and one update is in memory at a time. Sums are
+float64. They depend on the order of adding by rounding alone: the caller adds in sorted clinic order, which makes a
+study's bits reproducible.
+
+Two consequences of the formulas, on purpose. A class that no clinic holds (N_c = 0) has weight 0 everywhere, so its head
+row keeps its value, where plain FedAvg would push it away further each round. The cap on a clinic's share needs all clinics'
+counts and is not invariant to splitting a clinic in two: it guards against one heavy clinic, not against a clinic that
+enrols under two names.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wbc_common.models import is_head
+from wbc_common.study import AggregationSettings
+
+Float64s = NDArray[np.float64]
+
+_MAX_LIFT = 10.0  # docs/method.md §2: the bound on a_c
+_CHUNK = 1 << 16  # elements converted to float64 at a time, so that no second copy of an array arises
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Each clinic's weight for the backbone, float64 [K], and for each head row, float64 [K, C]."""
+
+    backbone: Float64s
+    head: Float64s
+
+
+def backbone_weights(counts: Float64s, alpha: float) -> Float64s:
+    """u_k = Σ_c a_c·n_{k,c} [K], with a_c = min((N̄/N_c)^α, 10) and 0 where N_c = 0 (docs/method.md §2).
+
+    Args:
+        counts: class counts n_{k,c}, cells, float64 [K, C]; a coarse label counts fractionally.
+        alpha: 0 weighs clinics by their cells; 1 gives each class present the same total weight, up to the bound.
+    """
+    per_class = counts.sum(axis=0)  # [C]
+    present = per_class > 0
+    lift = np.zeros_like(per_class)
+    if present.any():
+        lift[present] = np.minimum((per_class[present].mean() / per_class[present]) ** alpha, _MAX_LIFT)
+    weights: Float64s = counts @ lift
+    return weights
+
+
+def head_weights(counts: Float64s, head_smoothing: float) -> Float64s:
+    """v_{k,c} = n_{k,c} + λ·n_k·N_c/N [K, C] (docs/method.md §2).
+
+    Args:
+        counts: class counts n_{k,c}, cells, float64 [K, C].
+        head_smoothing: λ; 0 weighs a row by the clinic's cells of its class, a large λ by all its cells.
+    """
+    total = counts.sum()
+    if total == 0:
+        return np.zeros_like(counts)
+    smoothed: Float64s = counts + head_smoothing * np.outer(counts.sum(axis=1), counts.sum(axis=0) / total)
+    return smoothed
+
+
+def fedavg_weights(counts: Float64s) -> Weights:
+    """McMahan et al. 2017: u_k = v_{k,c} = n_k, from class counts float64 [K, C]."""
+    per_clinic = counts.sum(axis=1)  # [K]
+    return Weights(per_clinic, np.repeat(per_clinic[:, None], counts.shape[1], axis=1))
+
+
+def cap_shares(weights: Float64s, max_share: float) -> Float64s:
+    """Lower the largest weights until no clinic holds more than `max_share` of the sum.
+
+    Heavy clinics get one common weight; the others keep theirs, so their ratios stay. With too few clinics of positive
+    weight for the cap to hold (fewer than 1/max_share), those clinics weigh the same and each holds more than the cap.
+    A clinic of weight 0 stays at 0: it has nothing to say about that row, and a class's only holder decides it alone.
+
+    Args:
+        weights: non-negative, float64 [K], or [K, C], where each column is capped by itself.
+        max_share: in (0, 1]; 1 changes nothing.
+    """
+    if weights.ndim == 1:
+        return np.minimum(weights, _ceiling(weights, max_share))
+    return np.stack([cap_shares(column, max_share) for column in weights.T], axis=1)
+
+
+def _ceiling(weights: Float64s, max_share: float) -> float:
+    """The weight t with t = max_share·Σ min(w, t): after j clinics are lowered, t·(1 − j·max_share) = max_share·rest."""
+    positive = np.sort(weights[weights > 0])[::-1]
+    if max_share >= 1 or len(positive) == 0:
+        return np.inf
+    if len(positive) * max_share <= 1:
+        return float(positive[-1])
+    rest = np.append(np.cumsum(positive[::-1])[::-1], 0.0)  # rest[j]: the sum without the j heaviest
+    if positive[0] <= max_share * rest[0]:
+        return np.inf
+    for lowered in range(1, len(positive)):
+        room = 1 - lowered * max_share
+        if room <= 0:
+            return float(positive[lowered - 1])
+        ceiling = float(max_share * rest[lowered] / room)
+        if positive[lowered] <= ceiling:
+            return ceiling
+    return float(positive[-1])
+
+
+def plan_weights(counts: Float64s, settings: AggregationSettings) -> Weights:
+    """The weights of one round's training clinics by the study's rule, capped.
+
+    Args:
+        counts: class counts of the clinics whose updates count in this round, float64 [K, C].
+        settings: the study's `[aggregation]`.
+    """
+    if settings.rule == "fedavg":
+        weights = fedavg_weights(counts)
+    else:
+        weights = Weights(backbone_weights(counts, settings.alpha), head_weights(counts, settings.head_smoothing))
+    return Weights(cap_shares(weights.backbone, settings.max_share), cap_shares(weights.head, settings.max_share))
+
+
+class WeightedSum:
+    """Σ_k u_k·Δθ_k, Σ_k v_{k,c}·ΔW_{k,c} and the sums of their weights, one update at a time.
+
+    Holds one float64 model. Integer buffers are not summed. Updates have passed `wbc_server.gate`.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Float64s] = {}
+        self._backbone_weight = 0.0
+        self._head_weight: Float64s = np.zeros(())  # [C] from the first update on
+
+    def add(self, delta: Mapping[str, np.ndarray], backbone_weight: float, head_weight: Float64s) -> None:
+        """Add one clinic's update.
+
+        Args:
+            delta: change of each array by its name, float32.
+            backbone_weight: u_k.
+            head_weight: v_{k,c}, float64 [C].
+        """
+        for key, value in delta.items():
+            if np.issubdtype(value.dtype, np.floating):
+                _add_scaled(self._sum(key, value), value, head_weight if is_head(key) else backbone_weight)
+        self._add_weights(backbone_weight, head_weight)
+
+    def merge(self, other: "WeightedSum") -> None:
+        """Add another sum, over other clinics."""
+        for key, value in other._sums.items():
+            self._sum(key, value)[...] += value
+        self._add_weights(other._backbone_weight, other._head_weight)
+
+    def mean(self) -> dict[str, Float64s]:
+        """The weighted mean change, float64; 0 where the weights sum to 0, and empty when nothing was added."""
+        return {
+            key: _ratio(total, self._head_weight if is_head(key) else np.float64(self._backbone_weight))
+            for key, total in self._sums.items()
+        }
+
+    def _add_weights(self, backbone_weight: float, head_weight: Float64s) -> None:
+        self._backbone_weight += float(backbone_weight)
+        self._head_weight = self._head_weight + head_weight
+
+    def _sum(self, key: str, value: np.ndarray) -> Float64s:
+        """The sum under `key`, zeros at first. A shape that differs would broadcast, so it is our bug."""
+        if key not in self._sums:
+            self._sums[key] = np.zeros(value.shape)
+        assert self._sums[key].shape == value.shape, f"{key}: {value.shape} added to {self._sums[key].shape}"
+        return self._sums[key]
+
+
+def apply_step(
+    model: Mapping[str, np.ndarray], mean_delta: Mapping[str, Float64s], step_size: float
+) -> dict[str, np.ndarray]:
+    """θ + η·mean change, each array in its own dtype; arrays without a change (integer buffers) stay as they are.
+
+    Args:
+        model: the global model that the clinics received.
+        mean_delta: what `WeightedSum.mean` gives.
+        step_size: η.
+    """
+    return {
+        key: np.asarray(value + step_size * mean_delta[key], value.dtype) if key in mean_delta else value.copy()
+        for key, value in model.items()
+    }
+
+
+def _add_scaled(total: Float64s, value: np.ndarray, weight: float | Float64s) -> None:
+    """total += weight·value in float64, in place; a weight [C] scales the rows (first axis)."""
+    if isinstance(weight, np.ndarray):
+        assert len(weight) == len(value), f"{len(weight)} row weights for {len(value)} rows"
+        for row, row_weight in enumerate(weight):
+            total[row] += np.multiply(value[row], row_weight, dtype=np.float64)
+        return
+    flat_total, flat_value = total.reshape(-1), value.reshape(-1)
+    for start in range(0, flat_total.size, _CHUNK):
+        part = slice(start, start + _CHUNK)
+        flat_total[part] += np.multiply(flat_value[part], weight, dtype=np.float64)
+
+
+def _ratio(total: Float64s, weight: Float64s | np.float64) -> Float64s:
+    """total/weight, 0 where the weight is 0; a weight [C] divides the rows."""
+    divisor = np.reshape(weight, (-1,) + (1,) * (total.ndim - 1)) if np.ndim(weight) else weight  # [C, 1]
+    mean: Float64s = np.divide(total, divisor, out=np.zeros_like(total), where=np.asarray(divisor) > 0)
+    return mean
