@@ -37,7 +37,8 @@ Level = Literal["none", "geometric", "stain"]
 def augment(images: torch.Tensor, level: Level, generator: torch.Generator) -> torch.Tensor:
     """A random version of each image: float32 [B, 3, H, W] in 0..1.
 
-    `images` uint8 or float in 0..1, [B, 3, H, W]; never changed. The same generator state gives the same result.
+    `images` uint8 or float in 0..1, [B, 3, H, W]; never changed, though level "none" may hand them back.
+    The same generator state gives the same result.
     """
     pixels = _as_float(images)
     if level == "none":

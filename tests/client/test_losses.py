@@ -62,6 +62,11 @@ def test_the_adjusted_loss_equals_its_formula_written_out_for_each_cell() -> Non
     assert classification_loss(logits, one_hot(labels, 3), offset).item() == pytest.approx(sum(losses) / 5, rel=1e-12)
 
 
+def test_an_offset_of_other_precision_leaves_the_loss_in_that_of_the_logits() -> None:
+    offset = log_prior(torch.tensor([5.0, 1, 0], dtype=torch.float64), kappa=1.0)
+    assert classification_loss(torch.zeros(1, 3), one_hot([0], 3), offset).dtype == torch.float32
+
+
 def test_cross_entropy_as_a_setting_adds_no_offset() -> None:
     assert prior_offset(torch.tensor([1, 2]), LossSettings(classification="cross-entropy")) is None
 
@@ -164,7 +169,7 @@ def test_a_term_switched_off_leaves_classification_alone(settings: LossSettings,
 
 @pytest.mark.parametrize(
     ("warmup", "rounds", "first_round_on"),
-    [(0.0, 5, 1), (0.15, 20, 4), (0.15, 10, 3), (0.7, 10, 8), (0.29, 100, 30), (1.0, 5, None)],
+    [(0.0, 5, 1), (0.15, 20, 4), (0.15, 10, 3), (0.07, 100, 8), (0.29, 100, 30), (1.0, 5, None)],
 )
 def test_alignment_starts_after_the_warm_up_share_of_the_rounds(
     warmup: float, rounds: int, first_round_on: int | None

@@ -17,6 +17,7 @@ def test_transforms_and_models_work_whichever_build_of_torch_is_installed() -> N
         "from torchvision.transforms.v2 import functional\n"
         "blurred = functional.gaussian_blur(torch.ones(1, 3, 8, 8), kernel_size=[3, 3], sigma=[1.0])\n"
         "assert torchvision.transforms.v2.functional is functional\n"
+        "assert torchvision.extension.__name__ == 'torchvision.extension'\n"
         "assert torch.allclose(blurred, torch.ones(1, 3, 8, 8))\n"
         "assert torchvision.models.resnet18(num_classes=2)(torch.zeros(2, 3, 32, 32)).shape == (2, 2)\n"
     )
@@ -38,10 +39,12 @@ def test_the_module_itself_loads_neither_torch_nor_torchvision() -> None:
 def test_any_other_failure_to_import_torchvision_is_passed_on(failure: str, expected: str) -> None:
     done = run(
         "import sys\n"
-        "class Broken:\n"
+        "class BrokenOnce:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        f"        if name == 'torchvision': raise {failure}\n"
-        "sys.meta_path.insert(0, Broken())\n"
+        "        if name == 'torchvision':\n"
+        "            sys.meta_path.remove(self)\n"
+        f"            raise {failure}\n"
+        "sys.meta_path.insert(0, BrokenOnce())\n"
         "from wbc_common.vision import torchvision\n"
     )
     assert done.stderr.strip().endswith(expected)

@@ -91,14 +91,14 @@ def alignment_loss(
     Args:
         features: float [B, D], before normalisation.
         labels: int64 [B], −1 for a coarse label, which is left out.
-        anchors: this clinic's, on any float type; converted to that of the features.
+        anchors: this clinic's, of any float type and device; converted to those of the features.
         temperature: T.
         exponent: ν.
     """
-    num_classes = len(anchors.usable)
+    usable = anchors.usable.to(features.device)
     own_counts, other_counts = anchors.own_counts.to(features), anchors.other_counts.to(features)
     present = own_counts > 0
-    counted = (labels >= 0) & (anchors.usable & present)[labels.clamp_min(0)] & (features.norm(dim=1) > _SMALLEST_NORM)
+    counted = (labels >= 0) & (usable & present)[labels.clamp_min(0)] & (features.norm(dim=1) > _SMALLEST_NORM)
     units, classes = functional.normalize(features[counted], dim=1), labels[counted]  # [A, D], [A]
 
     centroids = torch.cat([anchors.other, anchors.own]).to(features)  # [2C, D]
@@ -107,8 +107,8 @@ def alignment_loss(
     distances = torch.cdist(units, centroids, compute_mode="donot_use_mm_for_euclid_dist")  # gradient 0 at distance 0
     scores = -weights * rarity[:, None] * distances / temperature  # s₋ then s₊, [A, 2C]
 
-    own_class = functional.one_hot(classes, num_classes).bool()
-    terms = torch.cat([anchors.usable.expand_as(own_class), present & ~own_class], dim=1)
+    own_class = functional.one_hot(classes, len(usable)).bool()
+    terms = torch.cat([usable.expand_as(own_class), present & ~own_class], dim=1)
     denominator = scores.masked_fill(~terms, -torch.inf).logsumexp(dim=1)
     positive = scores.gather(1, classes[:, None]).squeeze(1)
     return (denominator - positive).sum() / len(features)

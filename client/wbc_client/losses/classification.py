@@ -34,7 +34,7 @@ def classification_loss(logits: torch.Tensor, allowed: torch.Tensor, offset: tor
         allowed: bool [B, C], True for each class that the label admits; at least one per row.
         offset: float [C], τ·log π_k, or None for plain cross-entropy.
     """
-    adjusted = logits if offset is None else logits + offset
+    adjusted = logits if offset is None else logits + offset.to(logits)
     admitted = adjusted.masked_fill(~allowed, -torch.inf)
     return (adjusted.logsumexp(dim=1) - admitted.logsumexp(dim=1)).mean()
 

@@ -77,7 +77,7 @@ class DomainAwareLoss:
 
 def alignment_is_on(settings: LossSettings, round: int, rounds: int) -> bool:
     """Whether L2 counts in `round` (from 1) of `rounds`: the first `alignment_warmup` share of them goes without."""
-    # The tolerance mends products such as 0.7·10 = 7.000000000000001, which would cost one round more.
+    # The tolerance mends products such as 0.07·100 = 7.000000000000001, which would cost one round more.
     warm_up_rounds = math.ceil(settings.alignment_warmup * rounds - 1e-9)
     return settings.alignment_weight > 0 and round > warm_up_rounds
 
