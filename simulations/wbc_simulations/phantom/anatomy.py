@@ -114,7 +114,7 @@ def _spine(
     uneven = 1 + traits.cell.between("lobe size", -0.22, 0.18, MAX_LOBES)
     taper = 1 + 0.5 * (1 - slender) * traits.cell.between("taper", -0.5, 0.5, MAX_LOBES)
     radius = torch.where(single, slender * equivalent * taper, lobe_radius * uneven)
-    gaps = lobe_radius * traits.cell.between("lobe gap", 1.6, 2.25, MAX_LOBES - 1)
+    gaps = lobe_radius * traits.cell.between("lobe gap", 1.7, 2.35, MAX_LOBES - 1)
     step = torch.where(single, length / (MAX_LOBES - 1), gaps)
     heading = traits.cell.angle("spine heading") + _turns(traits, single).cumsum(dim=1)
     zero = torch.zeros_like(lobes)
@@ -129,12 +129,12 @@ def _spine(
 def _turns(traits: Traits, single: torch.Tensor) -> torch.Tensor:
     """Change of heading at each of the 4 steps, radians [B, 4].
 
-    One in four joints bends the other way (S and Z shapes).
+    One in six joints bends the other way (S and Z shapes).
     """
     bend = traits.of_class("bend_degrees", -60.0, 290.0)[:, :, 0] * (math.pi / 180)
     jitter = 0.2 * traits.cell.normal("joint jitter", MAX_LOBES - 1)
     side = 1 - 2 * traits.cell.chance("spine side", 0.5)
-    back = (traits.cell.uniform("joint side", MAX_LOBES - 1) < 0.25).float()
+    back = (traits.cell.uniform("joint side", MAX_LOBES - 1) < 0.17).float()
     joint = bend * (1 - 2 * back) * (1 + jitter)
     s_shaped = traits.cell.chance("s shape", 0.12)
     half = torch.tensor([1.0, 1.0, -1.0, -1.0], device=bend.device)

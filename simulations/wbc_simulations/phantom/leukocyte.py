@@ -43,6 +43,8 @@ def find_regions(grid: Grid, textures: Textures, traits: Traits, anatomy: Anatom
     outline, nucleus = anatomy.outline, anatomy.nucleus
     index = texture_index(grid, traits, "cell warp", outline.radius_um * 0.75)
     cell_distance = outline_distance(*warped(grid, textures, index, outline.wobble_um), outline)
+    villi = texture_index(grid, traits, "fringe", torch.full_like(grid.px_um, 1.4))
+    cell_distance = cell_distance + traits.of_class("fringe_um") * look_up(textures.grain, villi)
     index = texture_index(grid, traits, "nucleus warp", nucleus.equivalent_um * 0.6)
     inner = nucleus_distance(*warped(grid, textures, index, nucleus.wobble_um), nucleus)
     inner = torch.maximum(inner, cell_distance + 0.15)

@@ -35,6 +35,7 @@ class Morphology(BaseModel):
     """One class; pairs are (mean, standard deviation) between cells.
 
     Attributes:
+        cell_wobble: standard deviation of the border / radius; `fringe_um`: the same of its fine villi, in µm.
         nucleus_ratio: equivalent nuclear diameter / cell diameter (its square is the N:C area ratio).
         lobes: probabilities of 1 to 5 lobes.
         slenderness: half-width of an unsegmented nucleus / its equivalent radius: 1 round, 0.8 kidney, 0.5 band.
@@ -50,6 +51,7 @@ class Morphology(BaseModel):
     source: str
     cell_diameter_um: MeanSd
     cell_wobble: MeanSd = (0.03, 0.01)
+    fringe_um: MeanSd = (0.04, 0.03)
     cell_elongation: MeanSd = (0.04, 0.03)
     red_cell_indent: MeanSd = (0.2, 0.1)
     nucleus_ratio: MeanSd
