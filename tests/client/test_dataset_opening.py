@@ -137,10 +137,8 @@ def test_near_duplicates_and_patients_share_a_split(tmp_path: Path) -> None:
     names = [f"{number}.png" for number in range(30)]
     _images(tmp_path, *names)
     # Chains of three: cells 0-1 share a patient, cells 1-2 a near-duplicate cluster, and so on.
-    rows = [
-        f"{n},eos,{('A', 'A', '')[i % 3] and f'P{i // 3}'},{('', 'D', 'D')[i % 3] and f'D{i // 3}'}"
-        for i, n in enumerate(names)
-    ]
+    marks = [mark for chain in range(10) for mark in (f"P{chain},", f"P{chain},D{chain}", f",D{chain}")]
+    rows = [f"{name},eos,{mark}" for name, mark in zip(names, marks, strict=True)]
     cells = open_cells(_site(_manifest(tmp_path, "path,label,group,near_duplicate_cluster", *rows)), _study()).cells
     assert cells.groups.tolist() == [place // 3 for place in range(30)]
     assert (cells.split.reshape(10, 3) == cells.split.reshape(10, 3)[:, :1]).all()
