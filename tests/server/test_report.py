@@ -24,6 +24,8 @@ from wbc_common.errors import DataError
 from wbc_server.report import write_report
 
 Json = dict[str, Any]
+MIX_5 = [0.55, 0.30, 0.08, 0.04, 0.006]
+MIX_13 = [0.005, 0.06, 0.05, 0.12, 0.03, 0.04, 0.02, 0.06, 0.30, 0.08, 0.20, 0.004, 0.01]
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 
 
@@ -32,8 +34,9 @@ def null(value: float) -> float | None:
 
 
 def figure(value: float, half: float = 0.05) -> Json:
-    low, high = max(0.0, value - half), min(1.0, value + half)
-    return {"value": null(value), "low": null(low), "high": null(high)}
+    if not np.isfinite(value):
+        return {"value": None, "low": None, "high": None}
+    return {"value": float(value), "low": max(0.0, value - half), "high": min(1.0, value + half)}
 
 
 def draw_confusion(counts: np.ndarray, skill: float, generator: np.random.Generator) -> np.ndarray:
@@ -91,7 +94,7 @@ def make_run(
 ) -> tuple[Json, list[Json]]:
     """metrics.json and rounds.jsonl as a run of that size writes them."""
     generator = np.random.default_rng(seed)
-    mix = np.array([0.55, 0.3, 0.08, 0.04, 0.006] if len(classes) == 5 else generator.dirichlet(np.full(13, 0.6)))
+    mix = np.array(MIX_5 if len(classes) == 5 else MIX_13)
     counts: dict[str, dict[str, np.ndarray]] = {}
     for name in [*training, *held_out]:
         own = mix * generator.lognormal(0, 0.7, len(classes)) * (generator.random(len(classes)) > 0.12)

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from wbc_common.confusion import macro_f1
 
+from wbc_common.confusion import macro_f1
 from wbc_server.report.inputs import ClassRecord, Evaluation, Matrix, Metrics, Round, Run
-from wbc_server.report.svg import BAND, HELD_OUT, INK, PAPER, RULE, SOFT, TRAINING, drawing, new_figure, to_svg
-from wbc_server.report.words import rate, readable
+from wbc_server.report.svg import HELD_OUT, INK, PAPER, SOFT, TRAINING, drawing, new_figure, to_svg
+from wbc_server.report.words import rate, readable, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,10 +22,10 @@ _LABEL_GAP = 0.055
 
 
 def learning_chart(run: Run) -> str | None:
-    """Macro-F1 by round: each held-out clinic, and the mean of the training clinics' validation; None without any."""
+    """Macro-F1 by round: each held-out clinic, and the mean of the training clinics' validation; None without two points."""
     held_out = _curves(run, "held_out")
     validation = _curves(run, "validation")
-    if not held_out and not validation:
+    if len({number for rounds, _ in [*held_out.values(), *validation.values()] for number in rounds}) < 2:
         return None
     with drawing():
         figure = new_figure(600, 330)
@@ -34,7 +34,7 @@ def learning_chart(run: Run) -> str | None:
         ends = _draw_validation(axes, validation)
         for index, (clinic, (rounds, values)) in enumerate(sorted(held_out.items())):
             axes.plot(rounds, values, color=HELD_OUT, linewidth=2, linestyle=_DASHES[index % len(_DASHES)],
-                      marker="D", markersize=3.6, markevery=_every(rounds))  # fmt: skip
+                      marker="D", markersize=5.5, markevery=_every(rounds))  # fmt: skip
             ends.append((values[-1], clinic, HELD_OUT))
         _label_ends(axes, ends)
         return to_svg(figure, "learning")
@@ -42,11 +42,9 @@ def learning_chart(run: Run) -> str | None:
 
 def loss_charts(run: Run) -> dict[str, str]:
     """One small chart of the training loss per clinic, all on the same scale."""
-    curves = {
-        name: [(r.round, r.train[name].loss) for r in run.rounds if name in r.train and r.train[name].loss is not None]
-        for name in _clinics_in(run.rounds)
-    }
-    finite = [loss for points in curves.values() for _, loss in points if loss is not None]
+    names = sorted({name for record in run.rounds for name in record.train})
+    curves = {name: [(record.round, _loss(record, name)) for record in run.rounds] for name in names}
+    finite = [loss for points in curves.values() for _, loss in points if np.isfinite(loss)]
     top = max(finite, default=1.0) * 1.08 or 1.0
     return {
         name: _loss_chart(points, top=top, last=_last_round(run), name=f"loss{place}")
@@ -69,13 +67,13 @@ def generalisation_chart(metrics: Metrics) -> str | None:
         axes = figure.subplots()
         for place, (_, one, color, marker) in enumerate(rows):
             _dot(axes, place, one.macro_f1, color=color, marker=marker)
-        _frame_rows(axes, [name for name, *_ in rows], "macro-F1")
+        _frame_rows(axes, [short(name) for name, *_ in rows], "macro-F1")
         if metrics.in_domain and metrics.held_out:
             axes.axhline(len(metrics.in_domain) - 0.5, color=SOFT, linewidth=0.8, linestyle=(0, (2, 3)))
         return to_svg(figure, "gap")
 
 
-def recall_chart(records: Sequence[ClassRecord], rare: Sequence[str], name: str) -> str:
+def recall_chart(records: Sequence[ClassRecord], rare: Sequence[str], *, name: str, held_out: bool) -> str:
     """Recall of each class with its Wilson interval; rare classes are marked, absent ones say so."""
     with drawing():
         figure = new_figure(500, 62 + 25 * len(records))
@@ -84,7 +82,8 @@ def recall_chart(records: Sequence[ClassRecord], rare: Sequence[str], name: str)
             if record.support == 0:
                 axes.text(0.015, place, "no cells here", va="center", fontsize=11.5, color=SOFT, style="italic")
             else:
-                _dot(axes, place, record.recall, color=HELD_OUT, marker="D")
+                color, marker = (HELD_OUT, "D") if held_out else (TRAINING, "o")
+                _dot(axes, place, record.recall, color=color, marker=marker)
         labels = [f"{readable(r.name)}{' (rare)' if r.name in rare else ''}" for r in records]
         _frame_rows(axes, labels, "recall")
         for label, record in zip(axes.get_yticklabels(), records, strict=True):
@@ -117,7 +116,7 @@ def _draw_validation(axes: "Axes", curves: dict[str, tuple[list[int], list[float
         return []
     numbers = sorted(by_round)
     means = [float(np.mean(by_round[number])) for number in numbers]
-    axes.plot(numbers, means, color=TRAINING, linewidth=2.4, marker="o", markersize=4, markevery=_every(numbers))
+    axes.plot(numbers, means, color=TRAINING, linewidth=2.4, marker="o", markersize=5.5, markevery=_every(numbers))
     return [(means[-1], "validation, mean", TRAINING)]
 
 
@@ -125,7 +124,7 @@ def _frame_rates(axes: "Axes", run: Run) -> None:
     from matplotlib.ticker import MaxNLocator
 
     last = _last_round(run)
-    axes.set_xlim(1 - 0.02 * last, last + 0.02 * last if last > 1 else 2)
+    axes.set_xlim(1 - 0.02 * last, last + 0.02 * last)
     axes.set_ylim(0, 1)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.50", "0.75", "1"])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
@@ -151,17 +150,17 @@ def _label_ends(axes: "Axes", ends: list[tuple[float, str, str]]) -> None:
         places[index] = max(places[index], places[index - 1] + _LABEL_GAP)
     excess = max(0.0, places[-1] - 1.0)
     for (value, name, color), place in zip(ordered, places, strict=True):
-        axes.annotate(f"{name} {rate(value)}", (1, place - excess), xycoords=("axes fraction", "data"), xytext=(8, 0),
+        axes.annotate(f"{short(name)} {rate(value)}", (1, place - excess), xycoords=("axes fraction", "data"), xytext=(8, 0),
                       textcoords="offset points", va="center", color=color, fontsize=12, fontweight="bold",
                       annotation_clip=False)  # fmt: skip
 
 
-def _loss_chart(points: list[tuple[int, float | None]], *, top: float, last: int, name: str) -> str:
+def _loss_chart(points: list[tuple[int, float]], *, top: float, last: int, name: str) -> str:
     with drawing():
         figure = new_figure(230, 104)
         axes = figure.subplots()
         axes.plot([number for number, _ in points], [loss for _, loss in points], color=TRAINING, linewidth=1.8,
-                  marker="o" if len(points) == 1 else "", markersize=4)  # fmt: skip
+                  marker="." if len(points) <= 40 else "", markersize=5 if len(points) > 1 else 12)  # fmt: skip
         axes.set_xlim(0.5, last + 0.5)
         axes.set_ylim(0, top)
         axes.set_xticks(sorted({1, last}))
@@ -177,7 +176,8 @@ def _dot(axes: "Axes", place: int, figure: Any, *, color: str, marker: str) -> N
         return
     if figure.low is not None and figure.high is not None:
         axes.hlines(place, figure.low, figure.high, color=color, linewidth=2.2)
-    axes.plot([figure.value], [place], marker=marker, color=color, markersize=7.5, markeredgecolor=PAPER)
+    axes.plot([figure.value], [place], marker=marker, color=color, markersize=7.5, markeredgecolor=PAPER,
+              markeredgewidth=0.6, clip_on=False, zorder=3)  # fmt: skip
 
 
 def _frame_rows(axes: "Axes", labels: list[str], quantity: str) -> None:
@@ -201,8 +201,10 @@ def _by_macro_f1(item: tuple[str, Evaluation]) -> tuple[float, str]:
     return (-value if value is not None else 1.0, item[0])
 
 
-def _clinics_in(rounds: Sequence[Round]) -> list[str]:
-    return sorted({name for record in rounds for name in record.train})
+def _loss(record: Round, name: str) -> float:
+    """NaN where the clinic did not train in that round: the line breaks there instead of bridging the gap."""
+    loss = record.train[name].loss if name in record.train else None
+    return float("nan") if loss is None else loss
 
 
 def _last_round(run: Run) -> int:

@@ -7,10 +7,10 @@ few cells, an undefined figure. Nothing here compares with other work or judges 
 from collections import defaultdict
 from dataclasses import dataclass
 
-from wbc_common.confusion import Counts
-
-from wbc_server.report.inputs import Evaluation, Figure, MeanRecord, Metrics, Refusal, Run
-from wbc_server.report.words import count, counted, interval, listed, ranges, rate, readable, share
+from wbc_common.cells import BLASTS
+from wbc_common.confusion import Counts, wilson_interval
+from wbc_server.report.inputs import Evaluation, Figure, MeanRecord, Metrics, Refusal, Run, Split
+from wbc_server.report.words import count, counted, interval, listed, ranges, rate, readable, share, spelled
 
 FEW_CELLS = 30
 
@@ -53,30 +53,33 @@ def tiles(run: Run) -> list[Tile]:
     matrix = summed(measured(run))
     right, cells = (int(matrix.trace()), int(matrix.sum())) if matrix is not None else (0, 0)
     found, rare = _rare_cells(metrics, matrix)
+    several = len(measured(run)) > 1
+    rare_note = _of(found, rare, "rare cells found", several)
+    all_note = _of(right, cells, "cells named correctly", several)
     shown = [
         Tile("Macro-F1", mean.macro_f1, "every class counts the same, however rare", reference.macro_f1.value),
-        Tile("Rare-class recall", mean.rare_recall, _of(found, rare, "rare cells found"), reference.rare_recall.value),
-        Tile("Accuracy", mean.accuracy, _of(right, cells, "cells named correctly"), reference.accuracy.value),
+        Tile("Rare-class recall", mean.rare_recall, rare_note, reference.rare_recall.value),
+        Tile("Accuracy", mean.accuracy, all_note, reference.accuracy.value),
         Tile("Balanced accuracy", mean.balanced_accuracy, "mean recall of the classes present",
              reference.balanced_accuracy.value),
     ]  # fmt: skip
-    return shown + _blast_tiles(run)
+    return shown + _blast_tiles(metrics, matrix)
 
 
 def absences(run: Run) -> list[Absence]:
-    """Clinics that were missing, late or refused, with what they would have brought."""
-    rounds: dict[str, set[int]] = defaultdict(set)
+    """Clinics that were missing, late or refused, with the share of the cells they hold."""
+    refused: dict[str, set[int]] = defaultdict(set)
+    missing: dict[str, set[int]] = defaultdict(set)
     reasons: dict[str, list[str]] = defaultdict(list)
     for refusal in _all_refusals(run):
-        rounds[refusal.clinic].add(refusal.round or 0)
-        if text := _reason(refusal):
-            reasons[refusal.clinic].append(text)
+        refused[refusal.clinic].add(refusal.round or 0)
+        reasons[refusal.clinic].append(_reason(refusal))
     for record in run.rounds:
-        for missing in record.missing:
-            rounds[missing if isinstance(missing, str) else missing.clinic].add(record.round)
-    silent = [name for name in run.metrics.clinics if _silent(run, name) and name not in rounds]
-    named = [Absence(name, _when(rounds[name]), _weight(run, name), _unique(reasons[name])) for name in sorted(rounds)]
-    return named + [Absence(name, "no result in the whole study", _weight(run, name)) for name in silent]
+        for entry in record.missing:
+            missing[entry if isinstance(entry, str) else entry.clinic].add(record.round)
+    named = sorted({*refused, *missing, *(name for name in run.metrics.clinics if _silent(run, name))})
+    return [Absence(name, _what(missing[name], refused[name]), _weight(run, name), _unique(reasons[name]))
+            for name in named]  # fmt: skip
 
 
 def summed(evaluations: dict[str, Evaluation]) -> Counts | None:
@@ -94,8 +97,9 @@ def _setting(run: Run) -> str:
     metrics = run.metrics
     training = [name for name, clinic in metrics.clinics.items() if clinic.role == "train"]
     cells = sum(metrics.clinics[name].cells("train") for name in training)
+    clinics = "clinic" if len(training) == 1 else "clinics"
     return (
-        f"{counted(len(training), 'clinic')} trained one classifier of {len(metrics.study.classes)} kinds of white "
+        f"{spelled(len(training))} {clinics} trained one classifier of {len(metrics.study.classes)} kinds of white "
         f"blood cell on {counted(cells, 'cell')}, in {counted(metrics.rounds_done, 'round')}; no image left a clinic."
     )
 
@@ -116,7 +120,7 @@ def _answer(metrics: Metrics) -> str:
         if len(names) == 1
         else f"On {len(names)} clinics that took no part in training ({listed(names)}), the mean"
     )
-    bounds = f"95 % interval {interval(figure)}, " if interval(figure) else ""
+    bounds = f"95 % interval {interval(figure)}; " if interval(figure) else ""
     return f"{where} macro-F1 is {rate(figure.value)} ({bounds}{counted(cells, 'cell')})."
 
 
@@ -129,8 +133,9 @@ def _rare(metrics: Metrics) -> str:
     names = listed([readable(name) for name in metrics.rare_classes])
     if cells == 0:
         return f"There were no cells of the rare classes ({names}) there, so nothing is known about them."
-    caution = ", too few to conclude from" if cells < FEW_CELLS else ""
-    return f"Of its {counted(cells, 'cell')} of rare classes ({names}{caution}), it recognised {count(found)}."
+    kind = "the rare class" if len(metrics.rare_classes) == 1 else "rare classes"
+    caution = " So few cells settle nothing." if cells < FEW_CELLS else ""
+    return f"The model recognised {count(found)} of the {counted(cells, 'cell')} of {kind} there ({names}).{caution}"
 
 
 def _gap(metrics: Metrics) -> str:
@@ -156,14 +161,22 @@ def _rare_cells(metrics: Metrics, matrix: Counts | None) -> tuple[int, int]:
     return int(matrix.diagonal()[rare].sum()), int(matrix[rare].sum())
 
 
-def _of(part: int, whole: int, what: str) -> str:
-    return f"{count(part)} of {count(whole)} {what}" if whole else "no such cells in these test sets"
+def _of(part: int, whole: int, what: str, several: bool) -> str:
+    """The counts behind a rate; a mean over clinics is not the rate of their sum, and the note says so."""
+    if not whole:
+        return "no such cells in these test sets"
+    return f"{'mean over clinics; together ' * several}{count(part)} of {count(whole)} {what}"
 
 
-def _blast_tiles(run: Run) -> list[Tile]:
-    """Blasts by themselves, clinic by clinic: a mean would hide the clinic where they are missed."""
-    found = [(name, one.blast_recall) for name, one in measured(run).items() if one.blast_recall.value is not None]
-    return [Tile("Blast recall", figure, f"at {name}") for name, figure in found[:2]]
+def _blast_tiles(metrics: Metrics, matrix: Counts | None) -> list[Tile]:
+    """Blasts by themselves, where there are any: all clinics' blasts together, with Wilson's interval."""
+    blasts = [place for place, name in enumerate(metrics.study.classes) if name in BLASTS]
+    if matrix is None or not matrix[blasts].sum():
+        return []
+    found, cells = int(matrix.diagonal()[blasts].sum()), int(matrix[blasts].sum())
+    bounds = wilson_interval(found, cells)
+    figure = Figure(value=bounds.value, low=bounds.low, high=bounds.high)
+    return [Tile("Blast recall", figure, f"{count(found)} of {count(cells)} blasts found, counted together")]
 
 
 def _all_refusals(run: Run) -> list[Refusal]:
@@ -183,14 +196,19 @@ def _reason(refusal: Refusal) -> str:
 
 
 def _unique(texts: list[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(texts))[:3]
+    return tuple(dict.fromkeys(text for text in texts if text))[:3]
 
 
-def _when(rounds: set[int]) -> str:
-    known = rounds - {0}
-    if not known:
-        return "its reply was refused"
-    return f"no counted reply in {'round' if len(known) == 1 else 'rounds'} {ranges(known)}"
+def _what(missing: set[int], refused: set[int]) -> str:
+    parts = [f"no reply in {_rounds(missing)}"] if missing else []
+    parts += [f"reply not counted in {_rounds(refused)}"] if refused - {0} else []
+    parts += ["reply not counted"] if refused == {0} else []
+    return "; ".join(parts) or "no result in the whole study"
+
+
+def _rounds(numbers: set[int]) -> str:
+    known = numbers - {0}
+    return f"{'round' if len(known) == 1 else 'rounds'} {ranges(known)}"
 
 
 def _silent(run: Run, name: str) -> bool:
@@ -205,8 +223,8 @@ def _weight(run: Run, name: str) -> str:
     if name not in clinics:
         return "its cells are not known"
     role = clinics[name].role
-    split = "train" if role == "train" else "test"
-    own, all_cells = clinics[name].cells(split), sum(c.cells(split) for c in clinics.values() if c.role == role)  # type: ignore[arg-type]
-    if own == 0:
-        return "its cells are not known"
-    return f"{share(own, all_cells)} of the {'training' if role == 'train' else 'held-out test'} cells"
+    split: Split = "train" if role == "train" else "test"
+    own = clinics[name].cells(split)
+    all_cells = sum(clinic.cells(split) for clinic in clinics.values() if clinic.role == role)
+    part = f"{share(own, all_cells)} of the {'training' if role == 'train' else 'held-out test'} cells"
+    return part if own else "its cells are not known"

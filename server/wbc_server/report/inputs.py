@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
 from wbc_common.confusion import Counts
 from wbc_common.errors import DataError
 
@@ -206,9 +207,10 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise DataError(
-            f"cannot read {path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}; a report needs metrics.json and rounds.jsonl",
-            remedy="name the folder of a finished run; an unfinished one is resumed first",
+            f"cannot read {path}: {why}; a report is made from metrics.json and rounds.jsonl",
+            remedy="name the folder of a finished run; finish an interrupted one first",
         ) from error
 
 

@@ -57,12 +57,12 @@ def _context(run: Run) -> dict[str, Any]:
         "absences": findings.absences(run),
         "case_mix": tables.case_mix(metrics),
         "training_shares": tables.training_shares(metrics),
-        "confusions": tables.confusions(metrics),
         "results": tables.results(metrics),
+        "blasts": any(one.blast.value is not None for one in tables.results(metrics)),
         "egress_kinds": [tables.EGRESS_KINDS.get(kind, (kind, "")) for kind in kinds],
         "egress": sent,
         "silent_held_out": _held_out_sent_nothing_else(metrics),
-        "class_records": tables.class_records(metrics),
+        "class_views": tables.class_views(metrics),
         **_charts(run),
     }
 
@@ -77,8 +77,8 @@ def _charts(run: Run) -> dict[str, Any]:
         "gap_chart": charts.generalisation_chart(metrics),
     }
     recall_charts = [
-        charts.recall_chart(records, metrics.rare_classes, f"recall{place}")
-        for place, (_, records) in enumerate(tables.class_records(metrics))
+        charts.recall_chart(view.records, metrics.rare_classes, name=f"recall{place}", held_out=bool(metrics.held_out))
+        for place, view in enumerate(tables.class_views(metrics))
     ]
     return {
         **{name: Markup(svg) if svg else None for name, svg in drawn.items()},

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, SOFT, RULE, PAPER = "#010101", "#020202", "#030303", "#040404"
-TRAINING, HELD_OUT, BAND = "#050505", "#060606", "#070707"
+TRAINING, HELD_OUT = "#050505", "#060606"
 _VARIABLES = {
     INK: "var(--ink)",
     SOFT: "var(--soft)",
@@ -23,7 +23,6 @@ _VARIABLES = {
     PAPER: "var(--paper)",
     TRAINING: "var(--azure)",
     HELD_OUT: "var(--eosin)",
-    BAND: "var(--azure-band)",
 }
 _SETTINGS = {
     "svg.fonttype": "none",
@@ -94,5 +93,9 @@ def _with_own_size(text: str) -> str:
     """Sizes in CSS pixels; the surrounding figure carries the description."""
     found = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)
     assert found is not None, "matplotlib writes a viewBox"
-    opening = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" aria-hidden="true" viewBox="0 0 {found[1]} {found[2]}" width="{found[1]}" height="{found[2]}">'
+    width, height = found.groups()
+    opening = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" aria-hidden="true" '
+        f'viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
+    )
     return re.sub(r"<svg[^>]*>", opening, text, count=1)

@@ -5,14 +5,15 @@ off a chart. Everything here is plain frozen data for the template; words and di
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from wbc_common.confusion import Counts, f1, recall, support, wilson_interval
 
+from wbc_common.confusion import Counts, f1, macro_f1, recall, support, wilson_interval
 from wbc_server.report.findings import summed
 from wbc_server.report.inputs import SPLITS, ClassRecord, Clinic, Evaluation, Figure, Metrics
-from wbc_server.report.words import count, readable, share, size
+from wbc_server.report.words import count, counted, rate, readable, share, size
 
 _SHADES = 9
 EGRESS_KINDS = {
@@ -63,6 +64,16 @@ class ConfusionRow:
 
 
 @dataclass(frozen=True)
+class ClassView:
+    """Everything about the classes at one clinic, or at all of them together."""
+
+    title: str
+    note: str
+    rows: tuple[ConfusionRow, ...]
+    records: tuple[ClassRecord, ...]
+
+
+@dataclass(frozen=True)
 class Result:
     """One clinic's figures."""
 
@@ -71,6 +82,7 @@ class Result:
     cells: str
     classes: str
     figures: tuple[Figure, ...]
+    blast: Figure
     worst: float | None
 
 
@@ -113,30 +125,14 @@ def by_role(metrics: Metrics) -> list[str]:
     return sorted(metrics.clinics, key=lambda name: (metrics.clinics[name].role == "held-out", name))
 
 
-def confusion_rows(matrix: Counts, metrics: Metrics) -> list[ConfusionRow]:
-    """A matrix [C, C], each cell shaded by its share of the row."""
-    names = [readable(name) for name in metrics.study.classes]
-    rows = []
-    for place, (name, row) in enumerate(zip(names, matrix.tolist(), strict=True)):
-        shades = tuple(_shade(name, names[to], value, sum(row), to == place) for to, value in enumerate(row))
-        rows.append(ConfusionRow(name, count(sum(row)), shades, metrics.study.classes[place] in metrics.rare_classes))
-    return rows
-
-
-def confusions(metrics: Metrics) -> list[tuple[str, list[ConfusionRow]]]:
-    """A matrix for each held-out clinic and, where there are several, their sum; in-domain's sum where there is none."""
-    views = [(name, confusion_rows(one.counts, metrics)) for name, one in sorted(metrics.held_out.items())]
+def class_views(metrics: Metrics) -> list[ClassView]:
+    """Each held-out clinic and, where there are several, their sum; the sum of in-domain cells where there is none."""
+    views = [_view(name, one.counts, one.per_class, metrics) for name, one in sorted(metrics.held_out.items())]
     title, evaluations = _whole(metrics)
     total = summed(evaluations)
-    return views + [(title, confusion_rows(total, metrics))] if total is not None and len(views) != 1 else views
-
-
-def class_records(metrics: Metrics) -> list[tuple[str, tuple[ClassRecord, ...]]]:
-    """Figures per class for what `confusions` shows, with Wilson's intervals for the sum."""
-    views = [(name, one.per_class) for name, one in sorted(metrics.held_out.items())]
-    title, evaluations = _whole(metrics)
-    total = summed(evaluations)
-    return views + [(title, _records(total, metrics))] if total is not None and len(views) != 1 else views
+    if total is None or len(views) == 1:
+        return views
+    return [*views, _view(title, total, _records(total, metrics), metrics)]
 
 
 def results(metrics: Metrics) -> list[Result]:
@@ -148,6 +144,7 @@ def results(metrics: Metrics) -> list[Result]:
             count(int(one.counts.sum())),
             f"{one.classes_present} of {len(metrics.study.classes)}",
             (one.macro_f1, one.balanced_accuracy, one.accuracy, one.rare_recall),
+            one.blast_recall,
             one.worst_recall,
         )
         for role, group in (("held-out", metrics.held_out), ("train", metrics.in_domain))
@@ -178,6 +175,20 @@ def _whole(metrics: Metrics) -> tuple[str, dict[str, Evaluation]]:
     if metrics.held_out:
         return "All held-out clinics", metrics.held_out
     return "Test cells of the training clinics", metrics.in_domain
+
+
+def _view(title: str, matrix: Counts, records: tuple[ClassRecord, ...], metrics: Metrics) -> ClassView:
+    present = int((support(matrix) > 0).sum())
+    value = rate(_finite(float(macro_f1(matrix))))
+    note = f"{counted(int(matrix.sum()), 'cell')}, {present} of {len(matrix)} classes present, macro-F1 {value}"
+    return ClassView(title, note, tuple(_confusion_rows(matrix, metrics)), records or _records(matrix, metrics))
+
+
+def _confusion_rows(matrix: Counts, metrics: Metrics) -> Iterator[ConfusionRow]:
+    names = [readable(name) for name in metrics.study.classes]
+    for place, (name, row) in enumerate(zip(names, matrix.tolist(), strict=True)):
+        shades = tuple(_shade(name, names[to], value, sum(row), to == place) for to, value in enumerate(row))
+        yield ConfusionRow(name, count(sum(row)), shades, metrics.study.classes[place] in metrics.rare_classes)
 
 
 def _records(matrix: Counts, metrics: Metrics) -> tuple[ClassRecord, ...]:

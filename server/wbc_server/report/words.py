@@ -7,6 +7,7 @@ from wbc_server.report.inputs import Figure
 
 NONE = "–"
 _BYTE_UNITS = ("B", "kB", "MB", "GB", "TB")
+_SPELLED = ["No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve"]
 
 
 def rate(value: float | None) -> str:
@@ -16,7 +17,7 @@ def rate(value: float | None) -> str:
 
 def interval(figure: Figure) -> str:
     """The interval alone, "0.46 to 0.58"; empty where there is none."""
-    if figure.low is None or figure.high is None:
+    if figure.value is None or figure.low is None or figure.high is None:
         return ""
     return f"{figure.low:.2f} to {figure.high:.2f}"
 
@@ -29,6 +30,11 @@ def count(value: float) -> str:
 def counted(value: float, singular: str, plural: str = "") -> str:
     """1 → "1 cell"; 1200 → "1,200 cells"."""
     return f"{count(value)} {singular if value == 1 else plural or singular + 's'}"
+
+
+def spelled(number: int) -> str:
+    """A number that opens a sentence: 3 → "Three"; digits from thirteen on."""
+    return _SPELLED[number] if number < len(_SPELLED) else count(number)
 
 
 def share(part: float, whole: float) -> str:
@@ -82,3 +88,8 @@ def ranges(numbers: Iterable[int]) -> str:
 def readable(cell_class: str) -> str:
     """band_neutrophil → "band neutrophil"."""
     return cell_class.replace("_", " ")
+
+
+def short(name: str, limit: int = 20) -> str:
+    """A name cut to fit a chart's label; tables carry it whole."""
+    return name if len(name) <= limit else f"{name[: limit - 1]}…"
