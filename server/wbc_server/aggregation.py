@@ -4,10 +4,10 @@ Everything is a ratio of sums, so partial sums of disjoint clinics merge and one
 float64. They depend on the order of adding by rounding alone: the caller adds in sorted clinic order, which makes a
 study's bits reproducible.
 
-Two consequences of the formulas, on purpose. A class that no clinic holds (N_c = 0) has weight 0 everywhere, so its head
-row keeps its value, where plain FedAvg would push it away further each round. The cap on a clinic's share needs all clinics'
-counts and is not invariant to splitting a clinic in two: it guards against one heavy clinic, not against a clinic that
-enrols under two names.
+Two consequences of the formulas, on purpose. A class that no clinic holds (N_c = 0) has weight 0 everywhere, so its
+head row keeps its value, where plain FedAvg would push it away further each round. The cap on a clinic's share needs
+all clinics' counts and is not invariant to splitting a clinic in two: it guards against one heavy clinic, not against
+a clinic that enrols under two names.
 """
 
 from collections.abc import Mapping
@@ -86,7 +86,7 @@ def cap_shares(weights: Float64s, max_share: float) -> Float64s:
 
 
 def _ceiling(weights: Float64s, max_share: float) -> float:
-    """The weight t with t = max_share·Σ min(w, t): after j clinics are lowered, t·(1 − j·max_share) = max_share·rest."""
+    """The t with t = max_share·Σ min(w, t): with the j heaviest lowered to t, t·(1 − j·max_share) = max_share·rest."""
     positive = np.sort(weights[weights > 0])[::-1]
     if max_share >= 1 or len(positive) == 0:
         return np.inf

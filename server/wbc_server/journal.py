@@ -1,8 +1,8 @@
-"""The journal of a run, `rounds.jsonl`: one JSON object a line, one line a round, on disk before the next round starts.
+"""The journal of a run, `rounds.jsonl`: one JSON object a line, one line a round, on disk before the next round.
 
-A crash while a line is written leaves a torn last line. Reading drops it with a warning, and the next append repairs the
-file first, so nothing that was once complete is lost. A damaged line before the last one is no crash but a damaged file,
-and stops the run. JSON knows no NaN: numbers that are not finite become null. There is one writer.
+A crash while a line is written leaves a torn last line. Reading drops it with a warning, and the next append repairs
+the file first, so nothing that was once complete is lost. A damaged line before the last one is no crash but a damaged
+file, and stops the run. JSON knows no NaN: numbers that are not finite become null. There is one writer.
 """
 
 import json
