@@ -8,6 +8,7 @@ compares it with each message.
 import difflib
 import hashlib
 import json
+import math
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -86,6 +87,12 @@ class LossSettings(Settings):
     alignment_min_cells: int = Field(50, ge=1, description="n_min: cells of other clinics an anchor needs")
     guide_weight: float = Field(0.5, ge=0, le=10, description="w3")
     proximal_weight: float = Field(0.0, ge=0, le=10, description="μ, FedProx")
+
+    def aligns(self, round_number: int, rounds: int) -> bool:
+        """Whether L2 counts in a round (from 1): the first `alignment_warmup` share of the rounds goes without."""
+        # The tolerance mends products such as 0.07·100 = 7.000000000000001, which would cost one round more.
+        warm_up_rounds = math.ceil(self.alignment_warmup * rounds - 1e-9)
+        return self.alignment_weight > 0 and round_number > warm_up_rounds
 
 
 class AggregationSettings(Settings):

@@ -10,7 +10,6 @@ from torch.nn import functional
 
 from wbc_client.losses import (
     DomainAwareLoss,
-    alignment_is_on,
     alignment_loss,
     anchors_from_sums,
     classification_loss,
@@ -175,12 +174,12 @@ def test_alignment_starts_after_the_warm_up_share_of_the_rounds(
     warmup: float, rounds: int, first_round_on: int | None
 ) -> None:
     settings = LossSettings(alignment_warmup=warmup)
-    on = [number for number in range(1, rounds + 1) if alignment_is_on(settings, number, rounds)]
+    on = [number for number in range(1, rounds + 1) if settings.aligns(number, rounds)]
     assert on == ([] if first_round_on is None else list(range(first_round_on, rounds + 1)))
 
 
 def test_alignment_of_weight_zero_is_never_on() -> None:
-    assert not alignment_is_on(LossSettings(alignment_weight=0), 9, 10)
+    assert not LossSettings(alignment_weight=0).aligns(9, 10)
 
 
 def test_the_proximal_term_is_half_the_squared_distance_and_pulls_back() -> None:

@@ -55,6 +55,20 @@ def read_manifest(
     return resolve_labels(files, registry, own_words)
 
 
+def manifest_clinics(path: Path) -> tuple[str, ...]:
+    """The clinics that a manifest names, in name order.
+
+    Raises:
+        DataError: it cannot be read, or names none.
+    """
+    path = path / FILE_NAME if path.is_dir() else path
+    _, rows = _read_rows(path)
+    names = sorted({row.text("clinic") for row in rows} - {""})
+    if not names:
+        raise DataError(f"manifest {path} names no clinic", remedy="add a column 'clinic'")
+    return tuple(names)
+
+
 def _read_rows(path: Path) -> tuple[tuple[str, ...], list[_Row]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:

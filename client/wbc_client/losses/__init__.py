@@ -12,13 +12,12 @@ from wbc_client.losses.alignment import (
 )
 from wbc_client.losses.boda import boda_paper_loss
 from wbc_client.losses.classification import classification_loss, exact_labels, log_prior, prior_offset
-from wbc_client.losses.total import DomainAwareLoss, LossTerms, alignment_is_on, proximal_term
+from wbc_client.losses.total import DomainAwareLoss, LossTerms, proximal_term
 
 __all__ = [
     "AlignmentAnchors",
     "DomainAwareLoss",
     "LossTerms",
-    "alignment_is_on",
     "alignment_loss",
     "anchors_from_sums",
     "boda_paper_loss",

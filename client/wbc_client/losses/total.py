@@ -4,7 +4,6 @@
 (anchors, the head as received). A weight of 0, no anchor or no head switches a term off: it is then not computed.
 """
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -35,7 +34,7 @@ class DomainAwareLoss:
         offset: float [C], τ·log π_k (`prior_offset`), or None for plain cross-entropy.
         anchors: this clinic's (`anchors_from_sums`), or None where there are none.
         frozen_head: weight [C, D] and bias [C] as received, for the guide; None switches it off.
-        alignment_scale: multiplies w2; 0 during the warm-up (`alignment_is_on`).
+        alignment_scale: multiplies w2; 0 during the warm-up (`LossSettings.aligns`).
     """
 
     settings: LossSettings
@@ -73,13 +72,6 @@ class DomainAwareLoss:
             return features.new_zeros(())
         weight, bias = self.frozen_head
         return classification_loss(functional.linear(features, weight.detach(), bias.detach()), allowed, self.offset)
-
-
-def alignment_is_on(settings: LossSettings, round: int, rounds: int) -> bool:
-    """Whether L2 counts in `round` (from 1) of `rounds`: the first `alignment_warmup` share of them goes without."""
-    # The tolerance mends products such as 0.07·100 = 7.000000000000001, which would cost one round more.
-    warm_up_rounds = math.ceil(settings.alignment_warmup * rounds - 1e-9)
-    return settings.alignment_weight > 0 and round > warm_up_rounds
 
 
 def proximal_term(parameters: Iterable[torch.Tensor], received: Iterable[torch.Tensor]) -> torch.Tensor:

@@ -1,0 +1,58 @@
+"""The one door out of a clinic: every byte that leaves passes here.
+
+A reply goes out only with exactly the records that its kind of task may return, and only after the ledger has it. Of an
+error only its kind and a reference leave: Flower would send the exception's text, in which a file name with a patient's
+number once arrived at a server. The text stays in the clinic's log under that reference.
+"""
+
+import logging
+import secrets
+
+from flwr.app import Context, Error, Message, RecordDict
+
+from wbc_client.clinic import Clinic, open_clinic
+from wbc_client.ledger import Departure, enter
+from wbc_client.location import clinic_file
+from wbc_client.tasks import perform
+from wbc_common.errors import PolicyError, WbcError
+from wbc_common.wire import REPLY_RECORDS, Task, TaskKind, decode_task, encode_error, encode_reply
+
+log = logging.getLogger(__name__)
+
+
+def answer(message: Message, context: Context) -> Message:
+    """The reply to any message: what the task asks for, or an error without content. Never raises."""
+    try:
+        clinic = open_clinic(clinic_file(context.node_config))
+        task = decode_task(message.content)
+        records = encode_reply(perform(clinic, task))
+        _let_out(clinic, task, records)
+        return Message(records, reply_to=message)
+    except Exception as error:
+        return Message(_refusal(error), reply_to=message)
+
+
+def check_records(kind: TaskKind, records: RecordDict) -> None:
+    """Refuse a reply that holds other records than its kind of task may return.
+
+    Raises:
+        PolicyError: something else was about to leave.
+    """
+    if set(records) != REPLY_RECORDS[kind]:
+        raise PolicyError(
+            f"a reply to '{kind}' would hold {sorted(records)}, allowed are {sorted(REPLY_RECORDS[kind])}",
+            remedy="report this as a bug; nothing has left",
+        )
+
+
+def _let_out(clinic: Clinic, task: Task, records: RecordDict) -> None:
+    check_records(task.kind, records)
+    sizes = {name: int(record.count_bytes()) for name, record in records.items()}
+    enter(clinic.site.state_dir, Departure(task.kind, task.round_number, sizes))
+
+
+def _refusal(error: Exception) -> Error:
+    reference = secrets.token_hex(4)
+    kind = error.kind if isinstance(error, WbcError) else WbcError.kind
+    log.error("task failed (reference %s): %s", reference, error, exc_info=not isinstance(error, WbcError))
+    return encode_error(kind, reference)

@@ -1,0 +1,79 @@
+"""A clinic, opened: its file, the plan it approved, its decoded cells and its device, ready for tasks.
+
+Opening decodes every image once; a process keeps opened clinics for its life, keyed by the clinic file and its last
+change.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from wbc_client.dataset.cell_set import CellSet
+from wbc_client.dataset.opening import open_cells
+from wbc_client.device import choose_device, compute_reproducibly
+from wbc_client.features import sum_features
+from wbc_client.site import Site, read_site
+from wbc_common.models import Network, build_model, load_arrays
+from wbc_common.study import StudyConfig
+from wbc_common.wire import Arrays, ClassSums
+
+_KEPT_CLINICS = 64
+
+
+@dataclass
+class Clinic:
+    """One clinic in this process. `known_sums` keeps the class sums of the model last asked about, by its digest."""
+
+    site: Site
+    study: StudyConfig
+    cells: CellSet
+    device: torch.device
+    known_sums: dict[str, ClassSums] = field(default_factory=dict)
+
+    def model(self, arrays: Arrays) -> Network:
+        """The plan's network holding `arrays`, on this clinic's device."""
+        plain = self.study.model.model_copy(update={"weights": "none"})
+        model = build_model(plain, len(self.study.classes), seed=0)
+        load_arrays(model, arrays)
+        return model.to(self.device)
+
+    def class_sums(self, arrays: Arrays) -> ClassSums:
+        """S_{k,c} of the training cells under a model; computed once for a model, the same bits if computed again."""
+        key = _digest(arrays)
+        if key not in self.known_sums:
+            sums = sum_features(self.model(arrays), self.cells.part("train"), self.device)
+            self.known_sums = {key: sums}
+        return self.known_sums[key]
+
+
+def open_clinic(path: Path) -> Clinic:
+    """The clinic of a clinic file.
+
+    Raises:
+        SettingError, DataError: the file, the plan or the cells cannot be used.
+    """
+    return _open(path, _last_change(path))
+
+
+def _last_change(path: Path) -> tuple[int, int]:
+    site = read_site(path)
+    return path.stat().st_mtime_ns, site.study.stat().st_mtime_ns
+
+
+@lru_cache(maxsize=_KEPT_CLINICS)
+def _open(path: Path, last_change: tuple[int, int]) -> Clinic:
+    site = read_site(path)
+    study = site.read_study()
+    compute_reproducibly()
+    return Clinic(site, study, open_cells(site, study).cells, choose_device(site.device))
+
+
+def _digest(arrays: Arrays) -> str:
+    digest = hashlib.sha256()
+    for key, value in sorted(arrays.items()):
+        digest.update(key.encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()

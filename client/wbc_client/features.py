@@ -1,0 +1,39 @@
+"""Passing stored cells through a network without training: features, predictions, class sums.
+
+Cells stay uint8 tensors; a batch becomes float on its way into the network, exactly as in training but not augmented.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from wbc_client.dataset.cell_set import CellSet
+from wbc_client.losses import class_sums
+from wbc_common.appearance import normalise
+from wbc_common.models import Network
+from wbc_common.wire import ClassSums
+
+_BATCH = 256
+
+
+def predict(model: Network, images: Tensor, device: torch.device) -> Tensor:
+    """Logits float32 [N, C] on the CPU of images uint8 [N, 3, H, W]."""
+    model.eval()
+    with torch.inference_mode():
+        batches = [model(batch).float().cpu() for batch in _batches(images, device)]
+    return torch.cat(batches) if batches else torch.empty(0, model.head.out_features)
+
+
+def sum_features(model: Network, cells: CellSet, device: torch.device) -> ClassSums:
+    """S_{k,c} and n_{k,c} of a clinic's cells under a model: sums of unit-norm features [C, D] and counts [C]."""
+    model.eval()
+    with torch.inference_mode():
+        features = torch.cat([model.features(batch).float().cpu() for batch in _batches(cells.images, device)])
+    sums, counts = class_sums(features, cells.labels, model.head.out_features)
+    return ClassSums(sums.numpy(), counts.numpy())
+
+
+def _batches(images: Tensor, device: torch.device) -> Iterator[Tensor]:
+    for start in range(0, len(images), _BATCH):
+        yield normalise(images[start : start + _BATCH].to(device).float() / 255)

@@ -1,0 +1,107 @@
+"""What a clinic does when asked: one function per kind of task, from an opened clinic and a task to a reply.
+
+The rules of participation stand here too, so that they hold whoever asks: only the approved plan, and a held-out clinic
+neither trains nor contributes sums.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from wbc_client.clinic import Clinic
+from wbc_client.dataset.cell_set import SPLITS, CellSet
+from wbc_client.evaluation import evaluate as evaluate_cells
+from wbc_client.training import train_locally
+from wbc_common.errors import DataError, MessageError, PolicyError
+from wbc_common.wire import Arrays, ClassSums, Description, Evaluation, EvaluationSplit, Reply, Task, TaskKind, Update
+
+
+def perform(clinic: Clinic, task: Task) -> Reply:
+    """The reply to a task.
+
+    Raises:
+        PolicyError: the task belongs to another plan, or asks a held-out clinic to train.
+        MessageError: the task lacks the model.
+        DataError: there is no cell to do it with.
+    """
+    _check_plan(clinic, task)
+    return _PERFORM[task.kind](clinic, task)
+
+
+def describe(clinic: Clinic, task: Task) -> Description:
+    """Name and class counts of each split."""
+    counts = np.stack([clinic.cells.part(split).class_counts() for split in SPLITS])
+    return Description(clinic.site.clinic, counts)
+
+
+def class_sums(clinic: Clinic, task: Task) -> ClassSums:
+    """Sums of features per class of the training cells, under the received model."""
+    _check_trains(clinic)
+    return clinic.class_sums(_model_of(task))
+
+
+def train(clinic: Clinic, task: Task) -> Update:
+    """Train on this clinic's training cells."""
+    _check_trains(clinic)
+    arrays = _model_of(task)
+    sums = None if task.totals is None else (clinic.class_sums(arrays), task.totals)
+    return train_locally(
+        clinic.model(arrays),
+        _some(clinic.cells.part("train"), "training"),
+        clinic.study,
+        clinic=clinic.site.clinic,
+        round_number=task.round_number,
+        sums=sums,
+    )
+
+
+def evaluate(clinic: Clinic, task: Task) -> Evaluation:
+    """Measure the received model on one split, or on all cells."""
+    limit = clinic.study.evaluation.bootstrap_replicates
+    return evaluate_cells(
+        clinic.model(_model_of(task)),
+        _split(clinic.cells, task.split),
+        clinic.device,
+        replicates=min(task.replicates, limit),
+        clinic=clinic.site.clinic,
+    )
+
+
+_PERFORM: Mapping[TaskKind, Callable[[Clinic, Task], Reply]] = {
+    "describe": describe,
+    "class-sums": class_sums,
+    "train": train,
+    "evaluate": evaluate,
+}
+
+
+def _check_plan(clinic: Clinic, task: Task) -> None:
+    if task.study_hash != clinic.study.hash:
+        raise PolicyError(
+            f"the coordinator works by plan {task.study_hash[:12]}, this clinic approved {clinic.study.hash[:12]}",
+            remedy="compare both study.toml files; approve the new plan, or have the coordinator return to the old one",
+        )
+
+
+def _check_trains(clinic: Clinic) -> None:
+    if clinic.study.role(clinic.site.clinic) != "train":
+        raise PolicyError(
+            f"clinic {clinic.site.clinic} is held out and neither trains nor contributes sums",
+            remedy="ask it to evaluate only, or change its role in a new study",
+        )
+
+
+def _model_of(task: Task) -> Arrays:
+    if task.model is None:
+        raise MessageError(f"task '{task.kind}' came without a model", remedy="run the same version at both sides")
+    return task.model
+
+
+def _split(cells: CellSet, split: EvaluationSplit) -> CellSet:
+    return cells if split == "all" else cells.part(split)
+
+
+def _some(cells: CellSet, purpose: str) -> CellSet:
+    if len(cells) == 0:
+        raise DataError(f"no {purpose} cell at this clinic", remedy="check the splits of its manifest")
+    return cells

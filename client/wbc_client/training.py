@@ -1,0 +1,142 @@
+"""Local training: the global model, this clinic's cells, the plan's loss; out comes what changed.
+
+A pure function of (plan, round, clinic, received model, cells): every random number comes from seeds of these names
+and the optimiser starts anew each round, so nothing at the clinic has to survive between rounds.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from wbc_client.augmentation import augment
+from wbc_client.dataset.cell_set import CellSet
+from wbc_client.losses import (
+    AlignmentAnchors,
+    DomainAwareLoss,
+    LossTerms,
+    anchors_from_sums,
+    prior_offset,
+    proximal_term,
+)
+from wbc_common.appearance import normalise
+from wbc_common.models import Network, model_arrays
+from wbc_common.seeds import torch_generator
+from wbc_common.study import LossSettings, StudyConfig, TrainingSettings
+from wbc_common.wire import Arrays, ClassSums, Update
+
+SumPair = tuple[ClassSums, ClassSums]
+
+
+def train_locally(
+    model: Network, cells: CellSet, study: StudyConfig, *, clinic: str, round_number: int, sums: SumPair | None
+) -> Update:
+    """Train a received model on one clinic's training cells.
+
+    Args:
+        model: the global model, on the device to train on; changed in place.
+        cells: training cells, N ≥ 1.
+        sums: class sums (own, total) under the received model; None leaves the alignment term out.
+
+    Returns:
+        The update: parameters after minus before, the clinic's class counts, and mean loss terms of the last epoch.
+    """
+    started = time.perf_counter()
+    received = model_arrays(model)
+    device = model.head.weight.device
+    loss = _build_loss(model, cells, study.loss, sums)
+    generator = torch_generator(study.seed, "training", clinic, round_number)
+    rate = learning_rate(study.training, round_number, study.rounds)
+    optimizer = _optimizer(model, study.training, rate)
+    anchor = [parameter.detach().clone() for parameter in model.parameters()]
+    model.train()
+    for _ in range(study.training.local_epochs):
+        terms = [
+            _step(model, optimizer, loss, anchor, images=images, allowed=allowed)
+            for images, allowed in _batches(cells, study.training, generator, device)
+        ]
+    return Update(
+        delta=_difference(model_arrays(model), received),
+        class_counts=cells.class_counts(),
+        losses=_mean_terms(terms),
+        num_cells=len(cells),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def learning_rate(training: TrainingSettings, round_number: int, rounds: int) -> float:
+    """The rate of a round: half a cosine over the study's rounds (Loshchilov and Hutter 2017), or constant."""
+    if training.schedule == "constant":
+        return training.learning_rate
+    return training.learning_rate * 0.5 * (1 + math.cos(math.pi * (round_number - 1) / rounds))
+
+
+def _build_loss(model: Network, cells: CellSet, settings: LossSettings, sums: SumPair | None) -> DomainAwareLoss:
+    device = model.head.weight.device
+    counts = torch.from_numpy(cells.class_counts()).to(device, torch.float32)
+    adjusted = settings.classification == "logit-adjusted"
+    head = (model.head.weight.detach().clone(), model.head.bias.detach().clone())
+    return DomainAwareLoss(
+        settings=settings,
+        offset=prior_offset(counts, settings) if adjusted else None,
+        anchors=_anchors(sums, settings, device),
+        frozen_head=head,
+    )
+
+
+def _anchors(sums: SumPair | None, settings: LossSettings, device: torch.device) -> AlignmentAnchors | None:
+    if sums is None:
+        return None
+    own, total = sums
+    arrays = (total.sums, total.counts, own.sums, own.counts)
+    sums_and_counts = [torch.from_numpy(array).to(device, torch.float32) for array in arrays]
+    return anchors_from_sums(*sums_and_counts, min_cells=settings.alignment_min_cells)
+
+
+def _optimizer(model: Network, training: TrainingSettings, rate: float) -> torch.optim.Optimizer:
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=training.weight_decay)
+    return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=training.weight_decay, fused=True)
+
+
+def _batches(
+    cells: CellSet, training: TrainingSettings, generator: torch.Generator, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Augmented, normalised images [B, 3, H, W] and allowed classes bool [B, C], every cell once, in random order."""
+    order = torch.randperm(len(cells), generator=generator)
+    for start in range(0, len(order), training.batch_size):
+        index = order[start : start + training.batch_size]
+        images = augment(cells.images[index], training.augmentation, generator)
+        yield normalise(images).to(device), cells.allowed[index].to(device)
+
+
+def _step(
+    model: Network,
+    optimizer: torch.optim.Optimizer,
+    loss: DomainAwareLoss,
+    anchor: list[Tensor],
+    *,
+    images: Tensor,
+    allowed: Tensor,
+) -> Tensor:
+    """One gradient step; returns the four loss terms [4], detached."""
+    features = model.features(images)
+    terms: LossTerms = loss(features, model.head(features), allowed)
+    total = terms.total
+    if loss.settings.proximal_weight > 0:
+        total = total + loss.settings.proximal_weight * proximal_term(model.parameters(), anchor)
+    optimizer.zero_grad(set_to_none=True)
+    total.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return torch.stack([total, *terms[1:]]).detach()
+
+
+def _mean_terms(terms: list[Tensor]) -> dict[str, float]:
+    means = torch.stack(terms).mean(dim=0).tolist()
+    return dict(zip(("loss", "classification", "alignment", "guide"), means, strict=True))
+
+
+def _difference(now: Arrays, before: Arrays) -> Arrays:
+    return {key: now[key] - before[key] for key in before}

@@ -1,0 +1,55 @@
+"""The ServerApp: call the roll, run the rounds that are left, measure the selected model, write what was found."""
+
+import json
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from wbc_common.models import build_model, model_arrays
+from wbc_common.seeds import derive_seed
+from wbc_common.study import StudyConfig
+from wbc_common.wire import Arrays, encode_arrays
+from wbc_server.events import StudyFinished, StudyStarted, announce
+from wbc_server.export import export_model
+from wbc_server.final import measure
+from wbc_server.participation import call_roll
+from wbc_server.report import write_report
+from wbc_server.round_book import RoundBook
+from wbc_server.run_folder import locate_run, write_atomically
+from wbc_server.strategy import WbcStrategy
+from wbc_server.summary import summarise
+
+app = ServerApp()
+_TIMEOUT_SECONDS = 6 * 3600.0
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run, or go on with, the study in this run's folder."""
+    folder = locate_run(context.run_config)
+    study = folder.study()
+    roster = call_roll(grid, study, _TIMEOUT_SECONDS)
+    book = RoundBook(folder, study, roster)
+    announce(StudyStarted(book.rounds_done + 1, study.rounds, tuple(roster.nodes)))
+    _run_rounds(grid, WbcStrategy(study, roster, book, _TIMEOUT_SECONDS))
+    selected = book.selected_round
+    arrays = book.load(selected)
+    final = measure(grid, study, roster, arrays, _TIMEOUT_SECONDS)
+    metrics = summarise(study, roster, book.records, final, selected)
+    write_atomically(folder.metrics, json.dumps(metrics, indent=1, allow_nan=False).encode())
+    export_model(folder, study, arrays, selected)
+    write_report(folder.path)
+    announce(StudyFinished(selected))
+
+
+def _run_rounds(grid: Grid, strategy: WbcStrategy) -> None:
+    book, study = strategy.book, strategy.study
+    left = study.rounds - book.rounds_done
+    if left > 0:
+        arrays = book.load(book.rounds_done) if book.rounds_done else initial_model(study)
+        strategy.start(grid, encode_arrays(arrays), num_rounds=left, timeout=_TIMEOUT_SECONDS)
+
+
+def initial_model(study: StudyConfig) -> Arrays:
+    """The model before round 1: seeded by the study, or the weights it names."""
+    return model_arrays(build_model(study.model, len(study.classes), derive_seed(study.seed, "model")))

@@ -1,0 +1,35 @@
+"""The last measurement: the selected model on cells that had no part in training or selection."""
+
+from flwr.serverapp import Grid
+
+from wbc_common.errors import WbcError
+from wbc_common.study import StudyConfig
+from wbc_common.wire import Arrays, Evaluation, Task, decode_evaluation
+from wbc_server.events import ReplyRefused, announce
+from wbc_server.gate import check_confusion
+from wbc_server.participation import Roster, instruct
+
+
+def measure(
+    grid: Grid, study: StudyConfig, roster: Roster, arrays: Arrays, timeout_seconds: float
+) -> dict[str, Evaluation]:
+    """Evaluations by clinic: test cells of training clinics, all cells of held-out clinics, with bootstrap draws."""
+    replicates = study.evaluation.bootstrap_replicates
+    test = Task("evaluate", study.hash, study.rounds, arrays, split="test", replicates=replicates)
+    whole = Task("evaluate", study.hash, study.rounds, arrays, split="all", replicates=replicates)
+    messages = [*instruct(test, roster, roster.train), *instruct(whole, roster, roster.held_out)]
+    found: dict[str, Evaluation] = {}
+    for reply in grid.send_and_receive(messages, timeout=timeout_seconds):
+        clinic = roster.clinic_of(reply.metadata.src_node_id)
+        if clinic is None or clinic in found:
+            continue
+        try:
+            evaluation = decode_evaluation(reply.content)
+            split = "test" if clinic in roster.train else "all"
+            num_cells = roster.declared_cells(clinic, split)
+            check_confusion(evaluation.confusion, num_cells, num_classes=len(study.classes))
+        except (WbcError, ValueError) as error:
+            announce(ReplyRefused(study.rounds, clinic, "final evaluation", str(error)))
+            continue
+        found[clinic] = evaluation
+    return found

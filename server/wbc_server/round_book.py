@@ -1,0 +1,119 @@
+"""The facts of the round in flight, and the act that makes them last: checkpoint first, then one line in the journal.
+
+A round exists once its line is on disk; a stop at any moment before that loses this round only. The model files that
+selection may still want are kept, the others removed.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from wbc_common.errors import WbcError
+from wbc_common.study import StudyConfig
+from wbc_common.wire import Arrays, Evaluation, Update
+from wbc_server import checkpoints, journal
+from wbc_server.events import ClinicTrained, ReplyRefused, RoundFinished, announce
+from wbc_server.participation import Roster
+from wbc_server.run_folder import RunFolder
+from wbc_server.selection import mean_macro_f1, select_round
+
+
+class RoundBook:
+    """Collects what happens in a round and commits it."""
+
+    def __init__(self, folder: RunFolder, study: StudyConfig, roster: Roster) -> None:
+        self.folder = folder
+        self.study = study
+        self.roster = roster
+        self.records: list[dict[str, Any]] = journal.read(folder.journal)
+        self._open: dict[str, Any] = {}
+        self._started = 0.0
+
+    @property
+    def rounds_done(self) -> int:
+        """The last round in the journal; 0 before any."""
+        return int(self.records[-1]["round"]) if self.records else 0
+
+    def open_round(self, round_number: int) -> None:
+        """Begin a round."""
+        self._started = time.perf_counter()
+        self._open = {
+            "round": round_number,
+            "train": {},
+            "refused": [],
+            "missing": [],
+            "validation": {},
+            "held_out": {},
+            "coarse": {},
+            "egress": {clinic: {} for clinic in self.roster.nodes},
+        }
+
+    def note_bytes(self, clinic: str, kind: str, num_bytes: int) -> None:
+        """A reply of so many bytes arrived, whether or not it counts."""
+        sizes = self._open["egress"][clinic]
+        sizes[kind] = sizes.get(kind, 0) + num_bytes
+
+    def note_update(self, clinic: str, update: Update) -> None:
+        """An update counts."""
+        losses = {name: round(value, 6) for name, value in update.losses.items()}
+        self._open["train"][clinic] = {**losses, "cells": update.num_cells, "seconds": round(update.seconds, 3)}
+        announce(ClinicTrained(self._open["round"], clinic, update.losses.get("loss", float("nan"))))
+
+    def note_evaluation(self, clinic: str, evaluation: Evaluation) -> None:
+        """A clinic's confusion counts."""
+        place = "validation" if clinic in self.roster.train else "held_out"
+        self._open[place][clinic] = evaluation.confusion.tolist()
+        self._open["coarse"][clinic] = evaluation.coarse.tolist()
+
+    def refuse(self, clinic: str, stage: str, error: WbcError) -> None:
+        """A reply does not count."""
+        round_number = self._open["round"]
+        self._open["refused"].append(
+            {"round": round_number, "clinic": clinic, "stage": stage, "kind": error.kind, "reason": error.problem}
+        )
+        announce(ReplyRefused(round_number, clinic, stage, error.problem))
+
+    @property
+    def refused_clinics(self) -> set[str]:
+        """Clinics of which a reply was refused in this round."""
+        return {entry["clinic"] for entry in self._open["refused"]}
+
+    def note_missing(self, clinics: list[str]) -> None:
+        """Clinics that were asked to train and sent nothing."""
+        self._open["missing"] = clinics
+
+    def commit(self, model: Mapping[str, np.ndarray]) -> None:
+        """Write the round: checkpoint, then the journal's line; then drop checkpoints that no one needs."""
+        record = self._open
+        metadata = {"study-hash": self.study.hash, "round": str(record["round"])}
+        checkpoint = checkpoints.save(self.folder.checkpoints, record["round"], model, metadata)
+        record["checkpoint"] = {"file": checkpoint.file, "sha256": checkpoint.sha256}
+        record["seconds"] = round(time.perf_counter() - self._started, 3)
+        journal.append(self.folder.journal, record)
+        self.records.append(record)
+        checkpoints.prune(self.folder.checkpoints, {self.rounds_done, self.selected_round})
+        self._announce_round(record)
+
+    @property
+    def selected_round(self) -> int:
+        """The round whose model selection would export now."""
+        return select_round(self.records, self.study.evaluation)
+
+    def load(self, round_number: int) -> Arrays:
+        """The global model after a round of the journal, verified against its checksum."""
+        record = next(record for record in self.records if record["round"] == round_number)
+        reference = checkpoints.CheckpointRef(**record["checkpoint"])
+        return dict(checkpoints.load(self.folder.checkpoints, reference))
+
+    def _announce_round(self, record: dict[str, Any]) -> None:
+        announce(
+            RoundFinished(
+                record["round"],
+                self.study.rounds,
+                mean_macro_f1(record["validation"]),
+                mean_macro_f1(record["held_out"]),
+                record["seconds"],
+            )
+        )

@@ -1,0 +1,181 @@
+"""The strategy: Flower's own round loop, with class-count-aware aggregation in its hooks.
+
+Per round: where the alignment term counts, class sums are gathered; training clinics train; each update passes the
+gate and is added as it arrives, in name order, so that the same updates give the same bits; all clinics evaluate; the
+round is committed. A refused or missing reply is named in the round's record and the round goes on.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import reduce
+from operator import add
+from typing import TypeVar
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from wbc_common.errors import UpdateRefused, WbcError
+from wbc_common.study import StudyConfig
+from wbc_common.wire import (
+    Arrays,
+    ClassSums,
+    Evaluation,
+    Task,
+    Update,
+    decode_class_sums,
+    decode_evaluation,
+    decode_update,
+    encode_arrays,
+    num_bytes,
+    record_arrays,
+)
+from wbc_server.aggregation import WeightedSum, apply_step, plan_weights
+from wbc_server.gate import check_class_sums, check_confusion, check_update
+from wbc_server.participation import Roster, instruct
+from wbc_server.round_book import RoundBook
+
+Decoded = TypeVar("Decoded")
+
+
+class WbcStrategy(Strategy):
+    """One study's rounds, continued after the last round of its book."""
+
+    def __init__(self, study: StudyConfig, roster: Roster, book: RoundBook, timeout_seconds: float) -> None:
+        self.study = study
+        self.roster = roster
+        self.book = book
+        self.timeout_seconds = timeout_seconds
+        self.weights = plan_weights(roster.training_counts(), study.aggregation)
+        self.model: Arrays = {}
+        self._rounds_before = book.rounds_done
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Training tasks; class sums are gathered first where the alignment term counts."""
+        round_number = server_round + self._rounds_before
+        self.book.open_round(round_number)
+        self.model = record_arrays(arrays)
+        sums = self._gather_sums(grid, round_number)
+        task = Task("train", self.study.hash, round_number, self.model)
+        if len(sums) < 2:
+            return instruct(task, self.roster, self.roster.train)
+        aligned = Task("train", self.study.hash, round_number, self.model, totals=reduce(add, sums.values()))
+        # A clinic whose sums do not count must not subtract them from the totals: it trains without the term.
+        without = [clinic for clinic in self.roster.train if clinic not in sums]
+        return [*instruct(aligned, self.roster, list(sums)), *instruct(task, self.roster, without)]
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Add the updates that pass the gate, one at a time, and take the server's step."""
+        total = WeightedSum()
+        answered = []
+        for clinic, update in self._accepted("update", replies, self.roster.train, self._check_update):
+            row = self.roster.train.index(clinic)
+            total.add(update.delta, float(self.weights.backbone[row]), self.weights.head[row])
+            self.book.note_update(clinic, update)
+            answered.append(clinic)
+        self._note_missing(answered)
+        if answered:
+            self.model = apply_step(self.model, total.mean(), self.study.aggregation.step_size)
+        return encode_arrays(self.model), None
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Evaluation tasks: validation cells of training clinics, all cells of held-out ones."""
+        round_number = server_round + self._rounds_before
+        due = round_number % self.study.evaluation.every_rounds == 0 or round_number == self.study.rounds
+        if not due:
+            return []
+        validate = Task("evaluate", self.study.hash, round_number, self.model, split="val")
+        measure = Task("evaluate", self.study.hash, round_number, self.model, split="all")
+        return [
+            *instruct(validate, self.roster, self.roster.train),
+            *instruct(measure, self.roster, self.roster.held_out),
+        ]
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Note the confusion counts and commit the round."""
+        clinics = (*self.roster.train, *self.roster.held_out)
+        for clinic, evaluation in self._accepted("evaluation", replies, clinics, self._check_evaluation):
+            self.book.note_evaluation(clinic, evaluation)
+        self.book.commit(self.model)
+        return None
+
+    def summary(self) -> None:
+        """Nothing: the study's own log says what runs."""
+
+    def _gather_sums(self, grid: Grid, round_number: int) -> dict[str, ClassSums]:
+        """Class sums under the current model, by clinic in name order; none while the term is off."""
+        if len(self.roster.train) < 2 or not self.study.loss.aligns(round_number, self.study.rounds):
+            return {}
+        task = Task("class-sums", self.study.hash, round_number, self.model)
+        replies = grid.send_and_receive(instruct(task, self.roster, self.roster.train), timeout=self.timeout_seconds)
+        return dict(self._accepted("class-sums", replies, self.roster.train, self._check_sums))
+
+    def _accepted(
+        self,
+        stage: str,
+        replies: Iterable[Message],
+        clinics: tuple[str, ...],
+        check: Callable[[str, Message], Decoded],
+    ) -> Iterator[tuple[str, Decoded]]:
+        """Checked content by clinic, in the order of `clinics`; what fails is refused by name."""
+        for clinic, reply in in_order(replies, clinics, self.roster):
+            try:
+                yield clinic, self._open_reply(clinic, stage, reply, check)
+            except WbcError as error:
+                self.book.refuse(clinic, stage, error)
+
+    def _open_reply(self, clinic: str, stage: str, reply: Message, check: Callable[[str, Message], Decoded]) -> Decoded:
+        if reply.has_error():
+            raise UpdateRefused(
+                f"the clinic reports an error: {reply.error.reason}", remedy="look into the clinic's own log"
+            )
+        self.book.note_bytes(clinic, stage, num_bytes(reply.content))
+        return check(clinic, reply)
+
+    def _check_update(self, clinic: str, reply: Message) -> Update:
+        update = decode_update(reply.content)
+        declared = self.roster.class_counts[clinic][0]
+        check_update(update.delta, update.class_counts, self.model, declared, self.study.aggregation)
+        return update
+
+    def _check_sums(self, clinic: str, reply: Message) -> ClassSums:
+        sums = decode_class_sums(reply.content)
+        declared = self.roster.class_counts[clinic][0]
+        check_class_sums(sums.sums, sums.counts, declared, num_features=self.model["head.weight"].shape[1])
+        return sums
+
+    def _check_evaluation(self, clinic: str, reply: Message) -> Evaluation:
+        evaluation = decode_evaluation(reply.content)
+        split = "val" if clinic in self.roster.train else "all"
+        num_cells = self.roster.declared_cells(clinic, split)
+        check_confusion(evaluation.confusion, num_cells, num_classes=len(self.study.classes))
+        return evaluation
+
+    def _note_missing(self, answered: list[str]) -> None:
+        heard = self.book.refused_clinics | set(answered)
+        self.book.note_missing([clinic for clinic in self.roster.train if clinic not in heard])
+
+
+def in_order(replies: Iterable[Message], clinics: tuple[str, ...], roster: Roster) -> Iterator[tuple[str, Message]]:
+    """Replies with their clinics in the order of `clinics`, each as soon as its turn has come.
+
+    Sums of floats depend on order; arrival does not repeat. A reply that comes early waits, so what is held is what
+    is out of order. Replies of strangers and second replies of a clinic are dropped.
+    """
+    waiting: dict[str, Message] = {}
+    turn = 0
+    for reply in replies:
+        clinic = roster.clinic_of(reply.metadata.src_node_id)
+        if clinic in clinics[turn:]:
+            waiting.setdefault(str(clinic), reply)
+        while turn < len(clinics) and clinics[turn] in waiting:
+            yield clinics[turn], waiting.pop(clinics[turn])
+            turn += 1
+    for clinic in clinics[turn:]:
+        if clinic in waiting:
+            yield clinic, waiting.pop(clinic)

@@ -1,0 +1,130 @@
+"""`wbc-simulate`: federated studies at a researcher's desk."""
+
+import json
+import logging
+import sys
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from wbc_common.errors import SettingError
+from wbc_common.terminal import run_command
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def _about() -> None:
+    """Federated white-blood-cell studies in silico. Research software; no clinical use."""
+
+
+Study = Annotated[Path | None, typer.Option("--study", help="experiment file; default: the in-silico study")]
+Data = Annotated[Path | None, typer.Option(help="folder with a manifest.csv of real cells")]
+HeldOut = Annotated[list[str] | None, typer.Option(help="clinic to hold out; may be given several times")]
+Changes = Annotated[list[str] | None, typer.Option("--set", help="a setting, e.g. --set loss.tau=0.5")]
+
+
+@app.command()
+def run(
+    study: Study = None,
+    data: Data = None,
+    held_out: HeldOut = None,
+    changes: Changes = None,
+    output: Annotated[Path | None, typer.Option(help="run folder; default: a dated one under runs/")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with --output, or the newest unfinished run")] = False,
+    engine: Annotated[Literal["in-process", "ray"], typer.Option(help="how clinics are run")] = "in-process",
+    as_json: Annotated[bool, typer.Option("--json", help="print metrics.json instead of a table")] = False,
+) -> None:
+    """Run one federated study and write its run folder: metrics, model, report."""
+    from rich.console import Console
+
+    from wbc_server.run_folder import RunFolder
+    from wbc_simulations.display import StudyDisplay
+    from wbc_simulations.experiment import DEFAULT_EXPERIMENT, plan_study, read_experiment
+    from wbc_simulations.results import results_table
+    from wbc_simulations.running import continue_run, dated_folder, finish_run, start_run, unfinished_run
+
+    console = Console(stderr=as_json)
+    if resume:
+        _refuse_with_resume(study=study, data=data, held_out=held_out, changes=changes)
+        folder = RunFolder(output or unfinished_run())
+        experiment, plan = continue_run(folder)
+    else:
+        folder = RunFolder(output or dated_folder())
+        experiment = read_experiment(study or DEFAULT_EXPERIMENT, data)
+        plan = plan_study(experiment, held_out=held_out or (), changes=_parse_changes(changes or []))
+        start_run(experiment, plan, folder)
+    console.print(f"study {plan.name}, plan {plan.hash[:12]}, folder {folder.path}", highlight=False)
+    try:
+        with StudyDisplay(console):
+            finish_run(experiment, plan, folder, engine)
+    except KeyboardInterrupt:
+        console.print(f"stopped; go on with: wbc-simulate run --output {folder.path} --resume", highlight=False)
+        raise
+    metrics = folder.read_metrics()
+    if as_json:
+        typer.echo(json.dumps(metrics))
+        return
+    console.print(results_table(metrics, folder.path))
+    console.print(f"report: {folder.report}", highlight=False)
+
+
+@app.command()
+def compare(
+    study: Study = None,
+    data: Data = None,
+    changes: Changes = None,
+    output: Annotated[
+        Path, typer.Option(help="folder of all cells of the comparison; goes on where it stopped")
+    ] = Path("runs/compare"),
+    seeds: Annotated[int | None, typer.Option(min=1, help="how many of the file's seeds")] = None,
+    folds: Annotated[list[str] | None, typer.Option("--fold", help="only this held-out clinic")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="runs at a time")] = 2,
+    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+) -> None:
+    """Leave one clinic out, for every method and seed, and print the table with paired differences."""
+    from rich.console import Console
+
+    from wbc_simulations.compare import comparison_tables, plan_cells, run_cells, write_comparison
+    from wbc_simulations.experiment import DEFAULT_EXPERIMENT, read_experiment
+
+    console = Console(stderr=as_json)
+    experiment = read_experiment(study or DEFAULT_EXPERIMENT, data)
+    cells = plan_cells(experiment, seeds=seeds, folds=folds or (), changes=_parse_changes(changes or []))
+    run_cells(experiment, cells, output, jobs=jobs, console=console)
+    comparison = write_comparison(experiment, cells, output)
+    if as_json:
+        typer.echo(json.dumps(comparison))
+        return
+    typer.echo(comparison_tables(comparison))
+
+
+def _refuse_with_resume(**given: object) -> None:
+    names = [name.replace("_", "-") for name, value in given.items() if value]
+    if names:
+        raise SettingError(
+            f"--resume goes on with the plan of the run and takes no other: {', '.join(names)}",
+            remedy="leave these out, or start a new run without --resume",
+        )
+
+
+def _parse_changes(changes: list[str]) -> dict[str, Any]:
+    """ "loss.tau=0.5" → {"loss.tau": 0.5}; a value that is no TOML is taken as text."""
+    parsed: dict[str, Any] = {}
+    for change in changes:
+        key, equals, text = change.partition("=")
+        if not equals or not key:
+            raise SettingError(f"--set {change} is no setting", remedy="write --set loss.tau=0.5")
+        try:
+            parsed[key] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            parsed[key] = text
+    return parsed
+
+
+def main() -> None:
+    """Entry point."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
+    run_command(app)

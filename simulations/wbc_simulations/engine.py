@@ -1,0 +1,140 @@
+"""The engines of a simulation: the same ServerApp and ClientApp that hospitals run, without a network between them.
+
+`in-process` (default) is a Grid of our own on Flower's public API: a message is answered when its reply is asked for,
+in this process, one clinic after the other, so that one update is in memory at a time and a round costs milliseconds
+beyond its training. `ray` is Flower's own simulation engine, for studies that one process is too small for.
+"""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from wbc_client.location import FOLDER_VARIABLE, NODE_KEY, clinic_files
+from wbc_common.errors import SettingError
+from wbc_server.run_folder import RUN_KEY, RUN_VARIABLE, RunFolder
+
+EngineName = Literal["in-process", "ray"]
+_RUN_ID = 1
+
+
+class InProcessGrid(Grid):
+    """Hands each message to the ClientApp as its reply is asked for.
+
+    Args:
+        client_app: the unmodified ClientApp.
+        node_configs: node id → Flower's configuration of that node.
+    """
+
+    def __init__(self, client_app: ClientApp, node_configs: dict[int, dict[str, str]]) -> None:
+        _identify()
+        self._client_app = client_app
+        self._run = Run.create_empty(_RUN_ID)
+        self._sent = 0
+        self._pending: dict[str, Message] = {}
+        self._contexts = {
+            node: Context(_RUN_ID, node, dict(config), RecordDict(), {}) for node, config in node_configs.items()
+        }
+
+    def set_run(self, run: Run) -> None:
+        """Keep the run."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """A message to a node."""
+        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """All nodes; in process none is ever away."""
+        return list(self._contexts)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Keep messages until their replies are pulled."""
+        return [self._keep(message) for message in messages]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Replies to pushed messages, each computed as it is taken."""
+        for message_id in message_ids:
+            if message_id in self._pending:
+                yield self._deliver(self._pending.pop(message_id))
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        """Replies in the order of the messages, each computed as it is taken. Nothing is late here: no timeout."""
+        return iter(self.pull_messages(self.push_messages(messages)))
+
+    def _keep(self, message: Message) -> str:
+        self._sent += 1
+        message_id = f"in-process-{self._sent}"
+        message.metadata.__dict__["_message_id"] = message_id
+        self._pending[message_id] = message
+        return message_id
+
+    def _deliver(self, message: Message) -> Message:
+        return self._client_app(message, self._contexts[message.metadata.dst_node_id])
+
+
+def run_study(folder: RunFolder, clinic_folder: Path, engine: EngineName) -> None:
+    """Run the study of a folder to its end.
+
+    Args:
+        folder: holds study.toml, and the journal of an interrupted run.
+        clinic_folder: one clinic file per clinic.
+    """
+    from wbc_client.app import app as client_app
+    from wbc_server.app import app as server_app
+
+    _quieten_flower()
+    if engine == "ray":
+        _run_under_ray(folder, clinic_folder, server_app, client_app)
+        return
+    nodes = {number: {NODE_KEY: str(path)} for number, path in enumerate(clinic_files(clinic_folder), start=1)}
+    context = Context(_RUN_ID, SUPERLINK_NODE_ID, {}, RecordDict(), {RUN_KEY: str(folder.path)})
+    server_app(InProcessGrid(client_app, nodes), context)
+
+
+def _run_under_ray(folder: RunFolder, clinic_folder: Path, server_app: ServerApp, client_app: ClientApp) -> None:
+    """Flower's simulation engine. It gives an empty run config, so paths travel in the environment."""
+    try:
+        import ray  # noqa: F401
+    except ImportError as error:
+        raise SettingError("engine 'ray' is not installed", remedy='pip install "wbc-fl[simulation]"') from error
+    from flwr.simulation import run_simulation
+
+    os.environ |= {RUN_VARIABLE: str(folder.path), FOLDER_VARIABLE: str(clinic_folder)}
+    run_simulation(
+        server_app=server_app,
+        client_app=client_app,
+        num_supernodes=len(clinic_files(clinic_folder)),
+        backend_config={
+            "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+            "init_args": {"include_dashboard": False, "log_to_driver": False},
+        },
+    )
+
+
+def _identify() -> None:
+    """Flower's Message reads who sends it from a process-wide identity: the one private touch point of this engine."""
+    TaskIdentity.run_id = _RUN_ID
+    TaskIdentity.node_id = SUPERLINK_NODE_ID
+    TaskIdentity.task_id = _RUN_ID
+
+
+def _quieten_flower() -> None:
+    """No telemetry, no update check; Flower's own log only where something is wrong."""
+    os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    logging.getLogger("flwr").setLevel(logging.ERROR)

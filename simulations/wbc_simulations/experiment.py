@@ -1,0 +1,184 @@
+"""An experiment file: the study, where its clinics' cells come from, and what to compare.
+
+[study]              the plan, as wbc_common.study.StudyConfig (clinics may be left to the data)
+[data]               kind = "phantom": in-silico clinics, listed; kind = "manifest": real cells, path by --data
+[compare]            methods, seeds and folds of `wbc-simulate compare`
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import Field
+
+from wbc_common.errors import SettingError
+from wbc_common.study import ClinicId, Role, Settings, StudyConfig, parse_study, read_toml, validated
+
+DEFAULT_EXPERIMENT = Path(__file__).with_name("default_study.toml")
+
+
+class PhantomClinic(Settings):
+    """One in-silico clinic.
+
+    Attributes:
+        clinic: its name.
+        role: training or held out.
+        domain: stain, optics, camera and framing, see `phantom.domain_names`.
+        case_mix: case → share of the patients, see `phantom.case_mix_names`.
+        cells, patients: how many; cells fall on patients evenly.
+        missing: classes that this clinic never has.
+    """
+
+    clinic: ClinicId
+    role: Role = "train"
+    domain: str
+    case_mix: dict[str, float] = Field(default={"normal": 1.0}, min_length=1)
+    cells: int = Field(300, ge=1, le=1_000_000)
+    patients: int = Field(12, ge=1, le=100_000)
+    missing: tuple[str, ...] = ()
+
+
+class DataSource(Settings):
+    """Where cells come from.
+
+    Attributes:
+        path: the manifest's folder.
+        splits: `assigned` makes train, val and test by patient and near-duplicate; `given` takes the manifest's own.
+        seed: draws in-silico cells; it does not change with the study's seed.
+        clinics: the in-silico clinics.
+    """
+
+    kind: Literal["phantom", "manifest"]
+    path: Path | None = None
+    splits: Literal["assigned", "given"] = "assigned"
+    seed: int = Field(0, ge=0, lt=2**31)
+    clinics: tuple[PhantomClinic, ...] = ()
+
+
+class Method(Settings):
+    """One method to compare: settings that replace the study's, table by table."""
+
+    name: str = Field(min_length=1, max_length=60)
+    settings: dict[str, dict[str, Any]] = Field(default={})
+
+
+class Comparison(Settings):
+    """What `compare` runs; the first method is the baseline of every paired difference."""
+
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    methods: tuple[Method, ...] = ()
+
+
+class Experiment(Settings):
+    """A whole experiment file. `study` stays plain values until clinics, seed and method are known."""
+
+    study: dict[str, Any]
+    data: DataSource
+    compare: Comparison = Comparison()
+
+
+def read_experiment(path: Path, data: Path | None = None) -> Experiment:
+    """The experiment of a file; `data` gives or replaces the manifest's path.
+
+    Raises:
+        SettingError: the file is wrong, or names cells and does not say where they are.
+    """
+    experiment = validated(Experiment, read_toml(path), path.name)
+    if data is not None:
+        if experiment.data.kind != "manifest":
+            experiment = experiment.model_copy(
+                update={"data": DataSource(kind="manifest"), "study": _open_study(experiment)}
+            )
+        source = experiment.data.model_copy(update={"path": data.resolve()})
+        experiment = experiment.model_copy(update={"data": source})
+    if experiment.data.kind == "manifest" and experiment.data.path is None:
+        raise SettingError(
+            f"{path.name} works on real cells and does not say where they are",
+            remedy="add --data FOLDER with a manifest.csv",
+        )
+    if experiment.data.kind == "phantom" and not experiment.data.clinics:
+        raise SettingError(f"{path.name} lists no in-silico clinic", remedy="add [[data.clinics]]")
+    return experiment
+
+
+def write_experiment(experiment: Experiment, path: Path) -> None:
+    """Write an experiment as TOML."""
+    path.write_bytes(tomli_w.dumps(experiment.model_dump(mode="json", exclude_none=True)).encode())
+
+
+def plan_study(
+    experiment: Experiment, *, held_out: Sequence[str] = (), changes: Mapping[str, Any] | None = None
+) -> StudyConfig:
+    """The plan of one run.
+
+    Args:
+        experiment: the file.
+        held_out: clinics to hold out instead of those the file names.
+        changes: settings by dotted key, e.g. {"loss.tau": 0.5}.
+    """
+    values = _merged(experiment.study, {})
+    values["clinics"] = _clinics(experiment, held_out)
+    for key, value in (changes or {}).items():
+        _set(values, key, value)
+    return parse_study(values, "study")
+
+
+def with_method(experiment: Experiment, method: Method) -> Experiment:
+    """The experiment under a method of its comparison."""
+    return experiment.model_copy(update={"study": _merged(experiment.study, method.settings)})
+
+
+def all_clinics(experiment: Experiment) -> tuple[str, ...]:
+    """Every clinic of the experiment's data, in name order."""
+    stated = experiment.study.get("clinics")
+    if experiment.data.kind == "phantom":
+        return tuple(sorted(clinic.clinic for clinic in experiment.data.clinics))
+    if stated:
+        return tuple(sorted([*stated.get("train", ()), *stated.get("held_out", ())]))
+    from wbc_client.dataset.manifest import manifest_clinics
+
+    assert experiment.data.path is not None, "read_experiment checked it"
+    return manifest_clinics(experiment.data.path)
+
+
+def _clinics(experiment: Experiment, held_out: Sequence[str]) -> dict[str, list[str]]:
+    stated: dict[str, list[str]] | None = experiment.study.get("clinics")
+    everyone = all_clinics(experiment)
+    if held_out:
+        strangers = sorted(set(held_out) - set(everyone))
+        if strangers:
+            raise SettingError(
+                f"no clinic is called {', '.join(strangers)}", remedy=f"hold out one of {', '.join(everyone)}"
+            )
+        return {"train": [name for name in everyone if name not in held_out], "held_out": list(held_out)}
+    if stated:
+        return stated
+    if experiment.data.kind == "phantom":
+        by_role: dict[Role, list[str]] = {"train": [], "held-out": []}
+        for clinic in experiment.data.clinics:
+            by_role[clinic.role].append(clinic.clinic)
+        return {"train": by_role["train"], "held_out": by_role["held-out"]}
+    raise SettingError(
+        f"the cells come from {', '.join(everyone)}, and nothing says who is held out",
+        remedy=f"add --held-out CLINIC, e.g. --held-out {everyone[-1]}",
+    )
+
+
+def _open_study(experiment: Experiment) -> dict[str, Any]:
+    """The study without the in-silico clinics it named: real cells bring their own."""
+    return {key: value for key, value in experiment.study.items() if key != "clinics"}
+
+
+def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
+    for key, value in changes.items():
+        merged[key] = {**merged.get(key, {}), **value}
+    return merged
+
+
+def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
+    *tables, last = dotted.split(".")
+    for table in tables:
+        values = values.setdefault(table, {})
+    values[last] = value

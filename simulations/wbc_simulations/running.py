@@ -1,0 +1,85 @@
+"""One run from experiment to finished folder: prepare, go on where it stopped, run."""
+
+import logging
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from wbc_client.clinic import open_clinic
+from wbc_client.location import clinic_files
+from wbc_common.errors import SettingError
+from wbc_common.study import StudyConfig, write_study
+from wbc_server.run_folder import RunFolder
+from wbc_simulations.clinics import write_clinics
+from wbc_simulations.engine import EngineName, run_study
+from wbc_simulations.experiment import Experiment, read_experiment, write_experiment
+
+log = logging.getLogger(__name__)
+_EXPERIMENT = "experiment.toml"
+RUNS = Path("runs")
+
+
+def start_run(experiment: Experiment, study: StudyConfig, folder: RunFolder) -> None:
+    """Lay out a new run folder.
+
+    Raises:
+        SettingError: the folder holds something already.
+    """
+    if folder.path.exists() and any(folder.path.iterdir()):
+        raise SettingError(
+            f"{folder.path} is not empty", remedy="choose another --output, or go on with that run: --resume"
+        )
+    folder.path.mkdir(parents=True, exist_ok=True)
+    write_experiment(experiment, folder.path / _EXPERIMENT)
+    write_study(study, folder.study_file)
+    _write_provenance(study, folder.study_file)
+
+
+def continue_run(folder: RunFolder) -> tuple[Experiment, StudyConfig]:
+    """The experiment and plan of a run that was started.
+
+    Raises:
+        SettingError: there is none in the folder.
+    """
+    if not folder.study_file.exists():
+        raise SettingError(f"{folder.path} holds no run to go on with", remedy="start one without --resume")
+    return read_experiment(folder.path / _EXPERIMENT), folder.study()
+
+
+def finish_run(experiment: Experiment, study: StudyConfig, folder: RunFolder, engine: EngineName) -> None:
+    """Run what is left of a study; nothing if it is finished.
+
+    Clinics are opened first, so that data that cannot be used stop the run before it begins, in the user's own words.
+    """
+    if folder.metrics.exists():
+        return
+    clinics = write_clinics(experiment, study, folder.path)
+    for path in clinic_files(clinics):
+        open_clinic(path)
+    run_study(folder, clinics, engine)
+
+
+def dated_folder() -> Path:
+    """runs/2026-11-24T10-31-05, or with a number behind it where two runs start in one second."""
+    name = datetime.now().astimezone().strftime("%Y-%m-%dT%H-%M-%S")
+    candidates = [RUNS / name, *(RUNS / f"{name}-{number}" for number in range(2, 1000))]
+    return next(path for path in candidates if not path.exists())
+
+
+def unfinished_run() -> Path:
+    """The newest run under runs/ that is not finished.
+
+    Raises:
+        SettingError: there is none.
+    """
+    open_runs = [path.parent for path in RUNS.glob("*/study.toml") if not RunFolder(path.parent).metrics.exists()]
+    if not open_runs:
+        raise SettingError(f"no unfinished run under {RUNS}/", remedy="name one: --output DIR --resume")
+    return max(open_runs, key=lambda path: path.stat().st_mtime)
+
+
+def _write_provenance(study: StudyConfig, path: Path) -> None:
+    """Hash and versions as comments, which a reader sees and the plan's parser does not."""
+    packages = ", ".join(f"{name} {version(name)}" for name in ("wbc-fl", "torch", "flwr"))
+    head = f"# plan {study.hash}\n# seed {study.seed}\n# run with {packages}\n\n"
+    path.write_text(head + path.read_text(encoding="utf-8"), encoding="utf-8")
