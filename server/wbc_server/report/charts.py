@@ -22,7 +22,7 @@ _LABEL_GAP = 0.055
 
 
 def learning_chart(run: Run) -> str | None:
-    """Macro-F1 by round: each held-out clinic, and the mean of the training clinics' validation; None without two points."""
+    """Macro-F1 by round: each held-out clinic, and the training clinics' mean validation; None without two points."""
     held_out = _curves(run, "held_out")
     validation = _curves(run, "validation")
     if len({number for rounds, _ in [*held_out.values(), *validation.values()] for number in rounds}) < 2:
@@ -150,9 +150,9 @@ def _label_ends(axes: "Axes", ends: list[tuple[float, str, str]]) -> None:
         places[index] = max(places[index], places[index - 1] + _LABEL_GAP)
     excess = max(0.0, places[-1] - 1.0)
     for (value, name, color), place in zip(ordered, places, strict=True):
-        axes.annotate(f"{short(name)} {rate(value)}", (1, place - excess), xycoords=("axes fraction", "data"), xytext=(8, 0),
-                      textcoords="offset points", va="center", color=color, fontsize=12, fontweight="bold",
-                      annotation_clip=False)  # fmt: skip
+        axes.annotate(f"{short(name)} {rate(value)}", (1, place - excess), xycoords=("axes fraction", "data"),
+                      xytext=(8, 0), textcoords="offset points", va="center", color=color, fontsize=12,
+                      fontweight="bold", annotation_clip=False)  # fmt: skip
 
 
 def _loss_chart(points: list[tuple[int, float]], *, top: float, last: int, name: str) -> str:

@@ -61,7 +61,7 @@ def _context(run: Run) -> dict[str, Any]:
         "blasts": any(one.blast.value is not None for one in tables.results(metrics)),
         "egress_kinds": [tables.EGRESS_KINDS.get(kind, (kind, "")) for kind in kinds],
         "egress": sent,
-        "silent_held_out": _held_out_sent_nothing_else(metrics),
+        "held_out_senders": _held_out_senders(metrics),
         "class_views": tables.class_views(metrics),
         **_charts(run),
     }
@@ -87,8 +87,11 @@ def _charts(run: Run) -> dict[str, Any]:
     }
 
 
-def _held_out_sent_nothing_else(metrics: Metrics) -> bool:
-    """Whether held-out clinics sent neither class sums nor updates, as they must not."""
-    names = [name for name, clinic in metrics.clinics.items() if clinic.role == "held-out"]
-    sent = [metrics.egress_bytes.get(name, {}) for name in names]
-    return bool(names) and not any(kinds.get("update", 0) or kinds.get("class-sums", 0) for kinds in sent)
+def _held_out_senders(metrics: Metrics) -> list[str]:
+    """Held-out clinics that sent class sums or updates, which none must."""
+    held_out = [name for name, clinic in metrics.clinics.items() if clinic.role == "held-out"]
+    return sorted(
+        name
+        for name in held_out
+        if any(metrics.egress_bytes.get(name, {}).get(kind, 0) for kind in ("class-sums", "update"))
+    )

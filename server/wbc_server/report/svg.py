@@ -9,7 +9,7 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,7 +24,8 @@ _VARIABLES = {
     TRAINING: "var(--azure)",
     HELD_OUT: "var(--eosin)",
 }
-_SETTINGS = {
+# Any: the keys' type differs between the versions of matplotlib that this package allows.
+_SETTINGS: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "wbc-fl",
     "text.parse_math": False,
@@ -64,7 +65,7 @@ def new_figure(width_px: float, height_px: float) -> "Figure":
 
     figure = Figure(figsize=(width_px / 72, height_px / 72), layout="constrained")
     figure.patch.set_visible(False)
-    FigureCanvasSVG(figure)  # type: ignore[no-untyped-call]
+    FigureCanvasSVG(figure)
     return figure
 
 
