@@ -157,7 +157,7 @@ def _label_ends(axes: "Axes", ends: list[tuple[float, str, str]]) -> None:
 
 def _loss_chart(points: list[tuple[int, float]], *, top: float, last: int, name: str) -> str:
     with drawing():
-        figure = new_figure(230, 104)
+        figure = new_figure(230, 104, fit_labels=False)
         axes = figure.subplots()
         axes.plot([number for number, _ in points], [loss for _, loss in points], color=TRAINING, linewidth=1.8,
                   marker="." if len(points) <= 40 else "", markersize=5 if len(points) > 1 else 12)  # fmt: skip

@@ -118,7 +118,7 @@ def _answer(metrics: Metrics) -> str:
     where = (
         f"On {names[0]}, a clinic that took no part in training,"
         if len(names) == 1
-        else f"On {len(names)} clinics that took no part in training ({listed(names)}), the mean"
+        else f"On {spelled(len(names)).lower()} clinics that took no part in training ({listed(names)}), the mean"
     )
     bounds = f"95 % interval {interval(figure)}; " if interval(figure) else ""
     return f"{where} macro-F1 is {rate(figure.value)} ({bounds}{counted(cells, 'cell')})."

@@ -62,6 +62,7 @@ def _context(run: Run) -> dict[str, Any]:
         "egress_kinds": [tables.EGRESS_KINDS.get(kind, (kind, "")) for kind in kinds],
         "egress": sent,
         "held_out_senders": _held_out_senders(metrics),
+        "shade_ends": [f"{100 * end:.0f}" for end in tables.SHADE_ENDS],
         "class_views": tables.class_views(metrics),
         **_charts(run),
     }

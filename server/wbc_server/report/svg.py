@@ -58,12 +58,18 @@ def drawing() -> Iterator[None]:
         yield
 
 
-def new_figure(width_px: float, height_px: float) -> "Figure":
-    """An empty figure of that size in CSS pixels; font sizes are CSS pixels too."""
+def new_figure(width_px: float, height_px: float, *, fit_labels: bool = True) -> "Figure":
+    """An empty figure of that size in CSS pixels; font sizes are CSS pixels too.
+
+    Args:
+        fit_labels: let the margins follow the labels; otherwise they are fixed, so that small charts line up.
+    """
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width_px / 72, height_px / 72), layout="constrained")
+    figure = Figure(figsize=(width_px / 72, height_px / 72), layout="constrained" if fit_labels else None)
+    if not fit_labels:
+        figure.subplots_adjust(left=0.14, right=0.98, bottom=0.2, top=0.95)
     figure.patch.set_visible(False)
     FigureCanvasSVG(figure)
     return figure

@@ -4,6 +4,7 @@ Tables carry the exact numbers and draw them too (a bar or a shade behind each n
 off a chart. Everything here is plain frozen data for the template; words and digits come from `words`.
 """
 
+import bisect
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from wbc_server.report.findings import summed
 from wbc_server.report.inputs import SPLITS, ClassRecord, Clinic, Evaluation, Figure, Metrics
 from wbc_server.report.words import count, counted, rate, readable, share, size
 
-_SHADES = 9
+# Upper ends of the shades' shares of a row; narrow at the bottom, where errors differ by a few per cent.
+SHADE_ENDS = (0.02, 0.05, 0.10, 0.20, 0.35, 0.50, 0.70, 0.90, 1.0)
 EGRESS_KINDS = {
     "describe": ("describe", "cells per class and split"),
     "class-sums": ("class sums", "sums of feature vectors per class"),
@@ -233,7 +235,7 @@ def _log_bar(cells: float, top: float) -> Bar:
 
 def _shade(true: str, predicted: str, value: int, row_total: int, right: bool) -> Shade:
     part = value / row_total if row_total else 0.0
-    shade = 0 if value == 0 else max(1, math.ceil(part * _SHADES))
+    shade = 0 if value == 0 else 1 + bisect.bisect_left(SHADE_ENDS, part)
     words = f"{count(value)} of {count(row_total)} {true}: called {predicted} ({share(value, row_total)})"
     return Shade(count(value) if value else "", shade, right, words if value else "")
 
