@@ -139,11 +139,11 @@ def _rare(metrics: Metrics) -> str:
 
 
 def _gap(metrics: Metrics) -> str:
-    inside = metrics.mean_in_domain.macro_f1.value if metrics.mean_in_domain else None
-    outside = _headline_means(metrics)[0].macro_f1.value
-    if not metrics.held_out or inside is None or outside is None:
+    inside = metrics.mean_in_domain.macro_f1 if metrics.mean_in_domain else Figure()
+    if not metrics.held_out or inside.value is None:
         return ""
-    return f"On unseen cells of the clinics that trained it, mean macro-F1 is {rate(inside)}."
+    bounds = f" ({interval(inside)})" if interval(inside) else ""
+    return f"On unseen cells of the clinics that trained it, mean macro-F1 is {rate(inside.value)}{bounds}."
 
 
 def _headline_means(metrics: Metrics) -> tuple[MeanRecord, MeanRecord]:
