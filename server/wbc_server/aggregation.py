@@ -88,21 +88,15 @@ def cap_shares(weights: Float64s, max_share: float) -> Float64s:
 def _ceiling(weights: Float64s, max_share: float) -> float:
     """The t with t = max_share·Σ min(w, t): with the j heaviest lowered to t, t·(1 − j·max_share) = max_share·rest."""
     positive = np.sort(weights[weights > 0])[::-1]
-    if max_share >= 1 or len(positive) == 0:
-        return np.inf
-    if len(positive) * max_share <= 1:
-        return float(positive[-1])
-    rest = np.append(np.cumsum(positive[::-1])[::-1], 0.0)  # rest[j]: the sum without the j heaviest
-    if positive[0] <= max_share * rest[0]:
-        return np.inf
-    for lowered in range(1, len(positive)):
+    rest = np.cumsum(positive[::-1])[::-1]  # rest[j]: the sum without the j heaviest
+    for lowered, weight in enumerate(positive):
         room = 1 - lowered * max_share
-        if room <= 0:
+        if room <= 0:  # by rounding only: those lowered so far hold all of the sum
             return float(positive[lowered - 1])
         ceiling = float(max_share * rest[lowered] / room)
-        if positive[lowered] <= ceiling:
+        if weight <= ceiling:
             return ceiling
-    return float(positive[-1])
+    return float(positive.min(initial=np.inf))  # cannot hold
 
 
 def plan_weights(counts: Float64s, settings: AggregationSettings) -> Weights:

@@ -54,22 +54,22 @@ def check_update(
     _check_counts(class_counts, expected_counts)
 
 
-def check_confusion(confusion: np.ndarray, num_expected_cells: float, num_classes: int | None = None) -> None:
+def check_confusion(confusion: np.ndarray, num_expected_cells: float, *, num_classes: int) -> None:
     """Refuse a confusion matrix, int64 [C, C], that is negative or holds more cells than the clinic declared.
 
     Args:
         confusion: cells, rows true, columns predicted. Cells with a coarse label are not in it.
         num_expected_cells: cells of that split as declared; a sum of fractional counts.
-        num_classes: C. Give it wherever matrices are added: one of another size could broadcast.
+        num_classes: C; a matrix of another size could broadcast where matrices are added.
 
     Raises:
         UpdateRefused: naming what was got and what was expected.
     """
-    shape = (num_classes, num_classes) if num_classes is not None else (len(confusion),) * 2
+    shape = (num_classes, num_classes)
     if confusion.shape != shape or confusion.dtype != np.int64:
         _refuse(f"confusion matrix is {confusion.dtype} {confusion.shape}, expected int64 {shape}", _SAME_STUDY)
     cells = confusion.ravel().tolist()  # Python integers: a sum of int64 may wrap around
-    if min(cells, default=0) < 0:
+    if min(cells) < 0:
         _refuse("confusion matrix has negative counts, expected 0 or more", _SAME_STUDY)
     if sum(cells) > num_expected_cells + _HALF_A_CELL:
         _refuse(f"confusion matrix holds {sum(cells)} cells, expected at most {num_expected_cells:g}", _SAME_CELLS)
@@ -79,7 +79,8 @@ def check_class_sums(
     sums: np.ndarray,
     counts: np.ndarray,
     expected_counts: NDArray[np.float64],
-    num_features: int | None = None,
+    *,
+    num_features: int,
 ) -> None:
     """Refuse class sums S_c of unit feature vectors that no n_c cells can give: ‖S_c‖ ≤ n_c (docs/method.md §1, L2).
 
@@ -87,7 +88,7 @@ def check_class_sums(
         sums: S_c, floating, [C, D].
         counts: cells per class behind the sums, [C]; at most the declared ones, which include shares of coarse labels.
         expected_counts: cells per class as the clinic declared when it joined, float64 [C].
-        num_features: D. Give it wherever sums are added: [C, 1] would broadcast.
+        num_features: D; [C, 1] would broadcast where sums are added.
 
     Raises:
         UpdateRefused: naming what was got and what was expected.
@@ -95,27 +96,20 @@ def check_class_sums(
     _check_count_array(counts, expected_counts)
     if (counts > expected_counts * (1 + _COUNT_TOLERANCE)).any():
         _refuse(f"class counts are {counts.tolist()}, expected at most {expected_counts.tolist()}", _SAME_CELLS)
-    shape = (len(expected_counts), num_features if num_features is not None else sums.shape[-1] if sums.ndim else 0)
+    shape = (len(expected_counts), num_features)
     if sums.shape != shape or not np.issubdtype(sums.dtype, np.floating):
         _refuse(f"class sums are {sums.dtype} {sums.shape}, expected floating {shape}", _SAME_STUDY)
     if not np.isfinite(sums).all():
         _refuse("class sums hold values that are not finite, expected finite ones", _INSPECT_TRAINING)
-    too_long = np.flatnonzero(_row_norms(sums) > counts * (1 + _NORM_TOLERANCE) + _NORM_FLOOR)
+    with np.errstate(over="ignore"):  # the square of a hostile float64: infinite, so too long
+        norms = np.linalg.norm(sums.astype(np.float64), axis=1)  # [C]
+    too_long = np.flatnonzero(norms > counts * (1 + _NORM_TOLERANCE) + _NORM_FLOOR)
     if len(too_long):
         _refuse(
             f"class sums number {too_long.tolist()} are longer than their counts {counts[too_long].tolist()}; "
             "expected at most n for n unit vectors",
             _SAME_STUDY,
         )
-
-
-def _row_norms(sums: np.ndarray) -> NDArray[np.float64]:
-    """L2 norms [C] of rows [C, D]; scaled first, as the square of a hostile float64 would overflow."""
-    rows = sums.astype(np.float64)
-    largest = np.abs(rows).max(axis=1, initial=0.0)  # [C]
-    scaled = rows / np.where(largest > 0, largest, 1.0)[:, None]
-    norms: NDArray[np.float64] = largest * np.sqrt(np.square(scaled).sum(axis=1))
-    return norms
 
 
 def _check_names(delta: Mapping[str, np.ndarray], template: Mapping[str, np.ndarray]) -> None:

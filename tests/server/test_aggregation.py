@@ -259,6 +259,14 @@ def test_adding_takes_no_second_copy_of_a_model():
     assert peak_bytes < 1_000_000  # a float64 copy would be 8 MB, a float32 one 4 MB
 
 
+def test_every_element_of_a_large_array_is_added():
+    delta = np.arange(300_000, dtype=np.float32).reshape(3, 100_000)
+    total = WeightedSum()
+    total.add({"backbone.x": delta}, 2.0, np.ones(2))
+    total.add({"backbone.x": -delta}, 1.0, np.ones(2))
+    np.testing.assert_allclose(total.mean()["backbone.x"], delta.astype(np.float64) / 3, rtol=1e-12)
+
+
 def test_a_shape_that_would_broadcast_is_not_added():
     total = WeightedSum()
     total.add({"backbone.x": np.ones(3, np.float32)}, 1.0, np.ones(2))

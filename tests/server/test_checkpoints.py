@@ -135,7 +135,7 @@ def test_a_crash_before_the_rename_leaves_the_earlier_file(tmp_path, monkeypatch
 def test_pruning_keeps_the_named_rounds_and_files_of_others(tmp_path):
     for number in (1, 2, 3, 12_345):
         checkpoints.save(tmp_path, number, arrays(), {})
-    for name in ("notes.txt", "round-0001.json", "round-0003.safetensors.part"):
+    for name in ("notes.txt", "round-0001.json", "round-0002.safetensors.part"):
         (tmp_path / name).touch()
     checkpoints.prune(tmp_path, {2, 12_345, 99})
     left = {path.name for path in tmp_path.iterdir()}

@@ -96,6 +96,11 @@ def test_a_norm_beyond_float32_is_refused():
     assert "L2 norm" in refusal(changed("head.bias", np.full(3, 3e38, np.float32)))
 
 
+def test_the_norm_does_not_overflow_where_float32_would():
+    settings = AggregationSettings(max_update_norm=1e30)
+    check_update(changed("head.bias", np.full(3, 1e25, np.float32)), DECLARED, TEMPLATE, DECLARED, settings)
+
+
 def test_a_refusal_says_nothing_of_the_values():
     delta = changed("head.bias", np.array([1234.5678, np.nan, 1], np.float32))
     assert "1234" not in refusal(delta)
@@ -133,9 +138,9 @@ def test_fractional_counts_may_differ_by_rounding():
 
 
 def test_a_confusion_matrix_of_no_more_than_the_declared_cells_passes():
-    check_confusion(np.array([[3, 1], [0, 6]]), 10, 2)
-    check_confusion(np.array([[3, 1], [0, 6]]), sum([0.1] * 100), 2)  # 9.99999…: a sum of fractions
-    check_confusion(np.zeros((2, 2), np.int64), 10)
+    check_confusion(np.array([[3, 1], [0, 6]]), 10, num_classes=2)
+    check_confusion(np.array([[3, 1], [0, 6]]), sum([0.1] * 100), num_classes=2)  # 9.99999…: a sum of fractions
+    check_confusion(np.zeros((2, 2), np.int64), 0, num_classes=2)
 
 
 @pytest.mark.parametrize(
@@ -152,13 +157,8 @@ def test_a_confusion_matrix_of_no_more_than_the_declared_cells_passes():
 )
 def test_a_confusion_matrix_that_cannot_be_is_refused(confusion, says):
     with pytest.raises(UpdateRefused) as caught:
-        check_confusion(confusion, 10, 2)
+        check_confusion(confusion, 10, num_classes=2)
     assert says in caught.value.problem
-
-
-def test_a_confusion_matrix_is_square_even_where_the_number_of_classes_is_not_given():
-    with pytest.raises(UpdateRefused, match="expected int64"):
-        check_confusion(np.zeros((2, 3), np.int64), 10)
 
 
 @given(st.integers(0, 10_000), st.integers(1, 60))
@@ -169,15 +169,15 @@ def test_sums_of_real_unit_vectors_pass(seed, num_cells):
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     sums = np.stack([features[labels == cell_class].sum(axis=0) for cell_class in range(3)])
     counts = np.bincount(labels, minlength=3).astype(np.float64)
-    check_class_sums(sums, counts, counts, 4)
+    check_class_sums(sums, counts, counts, num_features=4)
 
 
 def test_identical_unit_vectors_reach_the_bound_and_pass():
-    check_class_sums(np.array([[10.0, 0.0]]), np.array([10.0]), np.array([10.0]), 2)
+    check_class_sums(np.array([[10.0, 0.0]]), np.array([10.0]), np.array([10.0]), num_features=2)
 
 
 def test_cells_with_coarse_labels_are_declared_but_not_summed():
-    check_class_sums(np.array([[6.0, 0.0], [0.0, 0.0]]), np.array([8.0, 0.0]), np.array([8.5, 0.5]), 2)
+    check_class_sums(np.array([[6.0, 0.0], [0.0, 0.0]]), np.array([8.0, 0.0]), np.array([8.5, 0.5]), num_features=2)
 
 
 @pytest.mark.parametrize(
@@ -191,6 +191,7 @@ def test_cells_with_coarse_labels_are_declared_but_not_summed():
         ([[1, 0], [0, 0]], [10.0, 0.0], "expected floating"),
         ([[1.0], [0.0]], [10.0, 0.0], "expected floating (2, 2)"),  # would broadcast
         ([1.0, 0.0], [10.0, 0.0], "expected floating (2, 2)"),
+        (1.0, [10.0, 0.0], "expected floating (2, 2)"),
         ([[1.0, 0.0]], [10.0, 0.0], "expected floating (2, 2)"),
         ([[1.0, 0.0], [0.0, 0.0]], [11.0, 0.0], "expected at most [10.0, 0.0]"),
         ([[1.0, 0.0], [0.0, 0.0]], [10.0, -1.0], "negative"),
@@ -200,11 +201,5 @@ def test_cells_with_coarse_labels_are_declared_but_not_summed():
 )
 def test_class_sums_that_no_unit_vectors_give_are_refused(sums, counts, says):
     with pytest.raises(UpdateRefused) as caught:
-        check_class_sums(np.array(sums), np.array(counts), np.array([10.0, 0.0]), 2)
+        check_class_sums(np.array(sums), np.array(counts), np.array([10.0, 0.0]), num_features=2)
     assert says in caught.value.problem
-
-
-@pytest.mark.parametrize("sums", [np.array(1.0), np.zeros(2), np.zeros((3, 2)), np.zeros((2, 2, 2))])
-def test_class_sums_have_a_row_a_class_even_where_the_number_of_features_is_not_given(sums):
-    with pytest.raises(UpdateRefused, match="expected floating"):
-        check_class_sums(sums, np.array([10.0, 0.0]), np.array([10.0, 0.0]))

@@ -129,9 +129,10 @@ def test_numpys_numbers_and_arrays_become_jsons(path):
     assert journal.read(path)[-1] == {"i": 3, "f": 0.5, "n": None, "a": [[1, 2]], "b": True}
 
 
-def test_a_record_that_is_no_json_leaves_the_journal_alone(path):
-    with pytest.raises(TypeError):
-        journal.append(path, {"round": object()})
+@pytest.mark.parametrize("record", [{"round": object()}, {float("nan"): 1}])
+def test_a_record_that_is_no_json_leaves_the_journal_alone(path, record):
+    with pytest.raises((TypeError, ValueError)):
+        journal.append(path, record)
     assert journal.read(path) == RECORDS
 
 
