@@ -121,7 +121,7 @@ def test_cells_of_one_patient_resemble_each_other():
 
 
 def tiny_features(images: torch.Tensor) -> np.ndarray:
-    """Mean and spread of each channel in the middle of the image, relative to its brightest pixels: 6 numbers per cell."""
+    """Mean and spread of each channel in the image's middle, relative to its brightest pixels: 6 numbers per cell."""
     flat = images[:, :, 10:-10, 10:-10].float().flatten(2)
     white = images.float().flatten(2).quantile(0.95, dim=2)
     return torch.cat([flat.mean(2) / white, flat.std(2) / white], dim=1).numpy()

@@ -5,6 +5,7 @@ Ruifrok & Johnston 2001, with broad-band channels for wavelengths: a deviation t
 light, since bright field is incoherent.
 """
 
+import functools
 import io
 import math
 
@@ -14,8 +15,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from wbc_common.seeds import torch_generator
+from wbc_simulations.phantom.scene import Grid
 from wbc_simulations.phantom.settings import Domain, Optics
-from wbc_simulations.phantom.shapes import Grid
 from wbc_simulations.phantom.traits import Traits
 
 _NOISE_TILE = 256
@@ -104,9 +105,15 @@ def photographed(light: torch.Tensor, traits: Traits, domain: Domain) -> torch.T
     return ((seen + noise).clamp(0.0, 1.0) * 255 + 0.5).to(torch.uint8)
 
 
+@functools.cache
+def _noise_tile(device: str) -> torch.Tensor:
+    generator = torch_generator("phantom sensor noise")
+    return torch.randn(_NOISE_TILE * _NOISE_TILE, generator=generator).to(device)
+
+
 def _sensor_noise(seen: torch.Tensor, traits: Traits) -> torch.Tensor:
     """White noise of unit variance, cut from a fixed tile at a random place per cell and channel; shape of `seen`."""
-    tile = torch.randn(_NOISE_TILE * _NOISE_TILE, generator=torch_generator("phantom sensor noise")).to(seen.device)
+    tile = _noise_tile(str(seen.device))
     count, _, height, width = seen.shape
     move = (traits.cell.uniform("noise move", 6) * _NOISE_TILE).to(torch.int64).reshape(count, 3, 2, 1, 1)
     rows = torch.arange(height, device=seen.device)[:, None] + move[:, :, 0]

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from wbc_simulations.phantom.anatomy import Anatomy
-from wbc_simulations.phantom.settings import Domain
+from wbc_simulations.phantom.scene import Scene
 from wbc_simulations.phantom.shapes import (
-    Grid,
     capsule_distance,
     nucleus_distance,
     outline_distance,
@@ -22,10 +20,11 @@ from wbc_simulations.phantom.shapes import (
     texture_index,
     warped,
 )
-from wbc_simulations.phantom.textures import Textures, look_up
+from wbc_simulations.phantom.textures import look_up
 from wbc_simulations.phantom.traits import Traits
 
 _AZURE, _EOSIN = 0, 1
+_VILLI_UM = 1.4
 
 
 @dataclass(frozen=True)
@@ -38,31 +37,30 @@ class Regions:
     nucleus: torch.Tensor
 
 
-def find_regions(grid: Grid, textures: Textures, traits: Traits, anatomy: Anatomy) -> Regions:
+def find_regions(scene: Scene) -> Regions:
     """Warped outlines of cell and nucleus; the nucleus never leaves the cell."""
-    outline, nucleus = anatomy.outline, anatomy.nucleus
-    index = texture_index(grid, traits, "cell warp", outline.radius_um * 0.75)
-    cell_distance = outline_distance(*warped(grid, textures, index, outline.wobble_um), outline)
-    villi = texture_index(grid, traits, "fringe", torch.full_like(grid.px_um, 1.4))
-    cell_distance = cell_distance + traits.of_class("fringe_um") * look_up(textures.grain, villi)
-    index = texture_index(grid, traits, "nucleus warp", nucleus.equivalent_um * 0.6)
-    inner = nucleus_distance(*warped(grid, textures, index, nucleus.wobble_um), nucleus)
+    traits, grid = scene.traits, scene.grid
+    outline, nucleus = scene.anatomy.outline, scene.anatomy.nucleus
+    index = texture_index(scene, "cell warp", outline.radius_um * 0.75)
+    cell_distance = outline_distance(*warped(scene, index, outline.wobble_um), outline)
+    villi = texture_index(scene, "fringe", _VILLI_UM)
+    cell_distance = cell_distance + traits.of_class("fringe_um") * look_up(scene.tiles.grain, villi)
+    index = texture_index(scene, "nucleus warp", nucleus.equivalent_um * 0.6)
+    inner = nucleus_distance(*warped(scene, index, nucleus.wobble_um), nucleus)
     inner = torch.maximum(inner, cell_distance + 0.15)
     cell = soft_inside(cell_distance, torch.maximum(grid.px_um, nucleus.edge_um))
     return Regions(cell_distance, inner, cell, soft_inside(inner, torch.maximum(grid.px_um, nucleus.edge_um)))
 
 
-def paint(
-    grid: Grid, textures: Textures, traits: Traits, domain: Domain, anatomy: Anatomy, regions: Regions
-) -> torch.Tensor:
+def paint(scene: Scene, regions: Regions) -> torch.Tensor:
     """Dye amounts of the white cell, float32 [B, 3, H, W]: azure, eosin, haemoglobin."""
-    cytoplasm = _cytoplasm(grid, textures, traits, domain, anatomy, regions)
-    nucleus = _nucleus(grid, textures, traits, domain, anatomy, regions)
+    cytoplasm = _cytoplasm(scene, regions)
+    nucleus = _nucleus(scene, regions)
     inside = regions.nucleus[:, None]
     layers = cytoplasm * (1 - inside) + nucleus * inside
     for kind in ("fine", "coarse"):
-        layers = _with_granules(layers, grid, textures, traits, domain, kind, regions)
-    layers = _with_auer_rod(layers, grid, traits, anatomy, regions)
+        layers = _with_granules(layers, scene, kind, regions)
+    layers = _with_auer_rod(layers, scene, regions)
     return layers * regions.cell[:, None]
 
 
@@ -72,87 +70,79 @@ def _dyes(traits: Traits, name: str, sd: float) -> torch.Tensor:
     return (traits.textbook(name) * varied.clamp_min(0.2))[:, :, None, None]
 
 
-def _cytoplasm(
-    grid: Grid, textures: Textures, traits: Traits, domain: Domain, anatomy: Anatomy, regions: Regions
-) -> torch.Tensor:
-    gain = traits.of_domain("cytoplasm gain", domain.stain.cytoplasm_gain)
-    index = texture_index(grid, traits, "cytoplasm", traits.between("cytoplasm scale", 0.8, 1.8))
-    depth = (regions.cell_distance / (-0.5 * anatomy.outline.radius_um)).clamp(0.0, 1.0)
+def _cytoplasm(scene: Scene, regions: Regions) -> torch.Tensor:
+    traits, grid = scene.traits, scene.grid
+    gain = traits.of_domain("cytoplasm gain", scene.domain.stain.cytoplasm_gain)
+    index = texture_index(scene, "cytoplasm", traits.between("cytoplasm scale", 0.8, 1.8))
+    depth = (regions.cell_distance / (-0.5 * scene.anatomy.outline.radius_um)).clamp(0.0, 1.0)
     amount = 0.8 + 0.2 * depth + traits.of_class("rim") * (1 - depth)
-    amount = amount * (1 + traits.of_class("cytoplasm_texture") * look_up(textures.grain, index))
-    reach = 0.5 * anatomy.nucleus.equivalent_um
-    square = (grid.x - anatomy.nucleus.hof_x) ** 2 + (grid.y - anatomy.nucleus.hof_y) ** 2
+    amount = amount * (1 + traits.of_class("cytoplasm_texture") * look_up(scene.tiles.grain, index))
+    reach = 0.5 * scene.anatomy.nucleus.equivalent_um
+    square = (grid.x - scene.anatomy.nucleus.hof_x) ** 2 + (grid.y - scene.anatomy.nucleus.hof_y) ** 2
     amount = amount * (1 - traits.of_class("hof", 0.0, 0.8) * torch.exp(-(square / reach**2).clamp_max(30.0)))
-    amount = amount * (1 - 0.8 * _vacuoles(grid, textures, traits))
+    amount = amount * (1 - 0.8 * _vacuoles(scene))
     return _dyes(traits, "cytoplasm_dyes", 0.14) * (gain * amount.clamp_min(0.0))[:, None]
 
 
-def _vacuoles(grid: Grid, textures: Textures, traits: Traits) -> torch.Tensor:
+def _vacuoles(scene: Scene) -> torch.Tensor:
+    traits = scene.traits
     coverage = traits.of_class("vacuole_coverage", 0.0, 0.3)
     diameter = traits.between("vacuole diameter", 0.8, 1.6)
-    return spots(grid, textures, traits, "vacuoles", coverage=coverage, diameter_um=diameter)
+    return spots(scene, "vacuoles", coverage=coverage, diameter_um=diameter)
 
 
-def _nucleus(
-    grid: Grid, textures: Textures, traits: Traits, domain: Domain, anatomy: Anatomy, regions: Regions
-) -> torch.Tensor:
-    clinic = traits.of_domain("stain contrast", domain.stain.chromatin_contrast)
-    patient = traits.of_domain("chromatin", domain.cohort.chromatin)
+def _nucleus(scene: Scene, regions: Regions) -> torch.Tensor:
+    traits = scene.traits
+    clinic = traits.of_domain("stain contrast", scene.domain.stain.chromatin_contrast)
+    patient = traits.of_domain("chromatin", scene.domain.cohort.chromatin)
     contrast = traits.of_class("chromatin_contrast", 0.02) * clinic * patient
-    index = texture_index(grid, traits, "chromatin", traits.of_class("chromatin_scale_um", 0.3))
-    chromatin = look_up(textures.clumps, index) + 0.35 * look_up(textures.grain, index)
+    index = texture_index(scene, "chromatin", traits.of_class("chromatin_scale_um", 0.3))
+    chromatin = look_up(scene.tiles.clumps, index) + 0.35 * look_up(scene.tiles.grain, index)
     membrane = ridge(regions.nucleus_distance + 0.25, 0.3)
     amount = 1 + contrast * (chromatin + 0.6 * membrane)
-    nucleoli = _nucleoli(grid, traits, anatomy)
+    nucleoli = _nucleoli(scene)
     dyes = _dyes(traits, "nucleus_dyes", 0.07) * (amount * (1 - 0.35 * nucleoli)).clamp_min(0.1)[:, None]
     # A nucleolus is RNA: it keeps its blue while the purple around it thins.
     dyes[:, _AZURE] += 0.08 * nucleoli
     return dyes
 
 
-def _nucleoli(grid: Grid, traits: Traits, anatomy: Anatomy) -> torch.Tensor:
+def _nucleoli(scene: Scene) -> torch.Tensor:
     """Up to three pale round nucleoli, 0 to 1, [B, H, W]."""
+    traits, grid = scene.traits, scene.grid
     shown = traits.chance("nucleoli_share")
     found = torch.zeros_like(grid.x)
     for number in range(3):
-        away = 0.62 * anatomy.nucleus.equivalent_um * traits.between(f"nucleolus reach {number}", 0.0, 1.0).sqrt()
+        away = 0.62 * scene.anatomy.nucleus.equivalent_um * traits.between(f"nucleolus reach {number}", 0.0, 1.0).sqrt()
         angle = traits.between(f"nucleolus angle {number}", 0.0, 2 * math.pi)
         radius = traits.between(f"nucleolus radius {number}", 0.45, 1.15)
         present = shown if number == 0 else shown * traits.cell.chance(f"nucleolus {number}", 0.6)[:, :, None]
-        x = grid.x - anatomy.nucleus.x.mean(1)[:, None, None] - away * torch.cos(angle)
-        y = grid.y - anatomy.nucleus.y.mean(1)[:, None, None] - away * torch.sin(angle)
+        x = grid.x - scene.anatomy.nucleus.x.mean(1)[:, None, None] - away * torch.cos(angle)
+        y = grid.y - scene.anatomy.nucleus.y.mean(1)[:, None, None] - away * torch.sin(angle)
         inside = soft_inside(torch.sqrt(x * x + y * y) - radius, grid.px_um.clamp_min(0.5))
         found = torch.maximum(found, present * inside)
     return found
 
 
-def _with_granules(
-    layers: torch.Tensor,
-    grid: Grid,
-    textures: Textures,
-    traits: Traits,
-    domain: Domain,
-    kind: str,
-    regions: Regions,
-) -> torch.Tensor:
+def _with_granules(layers: torch.Tensor, scene: Scene, kind: str, regions: Regions) -> torch.Tensor:
     """`layers` with one population of granules: they replace what they cover in cytoplasm, add over the nucleus."""
-    density = traits.of_domain("granules", domain.cohort.granules, low=0.2)
+    traits = scene.traits
+    density = traits.of_domain("granules", scene.domain.cohort.granules, low=0.2)
     coverage = (traits.of_class(f"{kind}.coverage") * density).clamp_max(0.85)
     diameter = traits.of_class(f"{kind}.diameter_um", 0.15)
-    found = spots(grid, textures, traits, f"{kind} granules", coverage=coverage, diameter_um=diameter)
+    found = spots(scene, f"{kind} granules", coverage=coverage, diameter_um=diameter)
     over = traits.textbook(f"{kind}.over_nucleus")[:, :, None]
     seen = (found * (1 - (1 - over) * regions.nucleus))[:, None]
-    gain = traits.of_domain("granule gain", domain.stain.granule_gain)[:, None]
+    gain = traits.of_domain("granule gain", scene.domain.stain.granule_gain)[:, None]
     dyes = _dyes(traits, f"{kind}.dyes", 0.12) * gain
     covered = layers * (1 - 0.6 * seen * (1 - regions.nucleus[:, None]))
     return covered + dyes * seen * (1 - 0.45 * regions.nucleus[:, None])
 
 
-def _with_auer_rod(
-    layers: torch.Tensor, grid: Grid, traits: Traits, anatomy: Anatomy, regions: Regions
-) -> torch.Tensor:
+def _with_auer_rod(layers: torch.Tensor, scene: Scene, regions: Regions) -> torch.Tensor:
     """`layers` with a red-purple rod beside the nucleus where the class and chance say so."""
-    reach = anatomy.outline.radius_um[:, :, 0] * traits.cell.between("auer reach", 0.6, 0.85)
+    traits, grid = scene.traits, scene.grid
+    reach = scene.anatomy.outline.radius_um[:, :, 0] * traits.cell.between("auer reach", 0.6, 0.85)
     at, turn = traits.cell.angle("auer at"), traits.cell.angle("auer turn")
     half = traits.cell.between("auer half length", 1.0, 2.0)
     x, y = reach * torch.cos(at), reach * torch.sin(at)

@@ -5,17 +5,17 @@ whatever the batch, so it comes out bit for bit the same, and memory is bounded 
 four times that at 128).
 """
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 
 from wbc_common.cells import CLASSES_13
 from wbc_common.errors import SettingError
-from wbc_simulations.phantom.anatomy import Anatomy, draw_anatomy
 from wbc_simulations.phantom.imaging import blurred, compressed, illuminated, photographed, transmitted
-from wbc_simulations.phantom.leukocyte import Regions, find_regions, paint
+from wbc_simulations.phantom.leukocyte import find_regions, paint
+from wbc_simulations.phantom.scene import Grid, Scene, set_scene
 from wbc_simulations.phantom.settings import Domain
-from wbc_simulations.phantom.shapes import Grid, ridge
+from wbc_simulations.phantom.shapes import ridge
 from wbc_simulations.phantom.surroundings import (
     find_red_cells,
     indented,
@@ -23,21 +23,10 @@ from wbc_simulations.phantom.surroundings import (
     paint_red_cells,
     paint_small_things,
 )
-from wbc_simulations.phantom.textures import textures
 from wbc_simulations.phantom.traits import Traits, traits_for
 
 CHUNK = 32
 _MIN_PX = 24
-
-
-@dataclass(frozen=True)
-class _Scene:
-    """A chunk of cells before the microscope: their draws, geometry and pixel grid."""
-
-    traits: Traits
-    anatomy: Anatomy
-    grid: Grid
-    regions: Regions
 
 
 def render(
@@ -70,7 +59,7 @@ def render(
     for first in range(0, len(cell_classes), CHUNK):
         part = slice(first, first + CHUNK)
         traits = _chunk(cell_classes[part], patients[part], domain, seed=seed, first=first, device=device)
-        pixels = compressed(_image(_scene(traits, domain, size_px), domain), domain.camera.jpeg_quality)
+        pixels = _image(set_scene(traits, domain, size_px=size_px))
         images[part] = pixels[: len(images[part])]
     return images
 
@@ -84,9 +73,10 @@ def nucleus_and_cell_areas(
     for first in range(0, len(cell_classes), CHUNK):
         part = slice(first, first + CHUNK)
         traits = _chunk(cell_classes[part], patients[part], domain, seed=seed, first=first, device="cpu")
-        scene = _scene(traits, domain, size_px)
+        scene = set_scene(traits, domain, size_px=size_px)
+        regions = find_regions(scene)
         pixel = scene.grid.px_um[:, 0, 0] ** 2
-        found.append((scene.regions.nucleus.sum((1, 2)) * pixel, scene.regions.cell.sum((1, 2)) * pixel))
+        found.append((regions.nucleus.sum((1, 2)) * pixel, regions.cell.sum((1, 2)) * pixel))
     count = len(cell_classes)
     return torch.cat([n for n, _ in found])[:count], torch.cat([c for _, c in found])[:count]
 
@@ -117,55 +107,29 @@ def _chunk(
     return traits_for(classes, patients, domain, seed=seed, first=first)
 
 
-def _scene(traits: Traits, domain: Domain, size_px: int) -> _Scene:
-    anatomy = draw_anatomy(traits, domain)
-    grid = _grid(traits, domain, anatomy, size_px)
-    return _Scene(traits, anatomy, grid, find_regions(grid, textures(str(grid.x.device)), traits, anatomy))
-
-
-def _grid(traits: Traits, domain: Domain, anatomy: Anatomy, size_px: int) -> Grid:
-    """Pixel centres around the cell, for the domain's framing."""
-    framing = domain.framing
-    width = traits.of_domain("framing", framing.width, low=1.0 if framing.kind == "box" else 8.0)
-    if framing.kind == "box":
-        width = width * 2 * anatomy.outline.radius_um
-    px = width / size_px
-    pixel = torch.arange(size_px, device=px.device, dtype=torch.float32) + 0.5 - size_px / 2
-    offset_x = traits.of_domain("offset x", framing.offset_um, low=-99.0)
-    offset_y = traits.of_domain("offset y", framing.offset_um, low=-99.0)
-    shape = (len(px), size_px, size_px)
-    x = (px * pixel[None, None, :] - offset_x).expand(shape).contiguous()
-    y = (px * pixel[None, :, None] - offset_y).expand(shape).contiguous()
-    return Grid(x, y, px)
-
-
-def _image(scene: _Scene, domain: Domain) -> torch.Tensor:
+def _image(scene: Scene) -> torch.Tensor:
     """The scene through microscope and camera, uint8 [CHUNK, 3, H, W]."""
-    traits, grid = scene.traits, scene.grid
-    dyes, edges = _specimen(scene, domain)
+    traits, grid, domain = scene.traits, scene.grid, scene.domain
+    dyes, edges = _specimen(scene)
     light = blurred(transmitted(dyes, edges, traits, domain), grid, traits, domain.optics)
-    return photographed(illuminated(light, grid, traits, domain.optics), traits, domain)
+    pixels = photographed(illuminated(light, grid, traits, domain.optics), traits, domain)
+    return compressed(pixels, domain.camera.jpeg_quality)
 
 
-def _specimen(scene: _Scene, domain: Domain) -> tuple[torch.Tensor, torch.Tensor]:
+def _specimen(scene: Scene) -> tuple[torch.Tensor, torch.Tensor]:
     """Dye amounts [B, 3, H, W] of all that lies on the slide, and the neutral OD of refracting edges [B, H, W]."""
-    traits, grid, anatomy, regions = scene.traits, scene.grid, scene.anatomy, scene.regions
-    tiles = textures(str(grid.x.device))
-    red = find_red_cells(grid, tiles, traits, domain, anatomy)
-    body = indented(regions.cell, red, traits)
-    white = paint(grid, tiles, traits, domain, anatomy, Regions(*_distances(regions), body, regions.nucleus))
-    neighbour, its_nucleus = paint_neighbour(grid, traits, domain, anatomy)
-    free = (1 - body) * (1 - neighbour)
-    purple = paint_small_things(grid, tiles, traits, domain) * (1 - 0.7 * body) + its_nucleus * 0.8 * (1 - body)
-    haemoglobin = paint_red_cells(red, traits, domain) * free
-    eosin = traits.of_domain("plasma", domain.smear.plasma_od) * free + 0.22 * neighbour * (1 - body)
-    background = torch.stack([purple, purple + eosin, haemoglobin], dim=1)
-    ring = traits.of_domain("edge ring", domain.optics.edge_ring_od)
-    return white + background, ring * _edges(regions.cell_distance, red.distance, grid)
-
-
-def _distances(regions: Regions) -> tuple[torch.Tensor, torch.Tensor]:
-    return regions.cell_distance, regions.nucleus_distance
+    regions, red = find_regions(scene), find_red_cells(scene)
+    body = indented(regions.cell, red, scene)
+    white = paint(scene, replace(regions, cell=body))
+    neighbour, its_nucleus = paint_neighbour(scene)
+    uncovered = 1 - body
+    purple = paint_small_things(scene) * (1 - 0.7 * body) + 0.8 * its_nucleus * uncovered
+    free = uncovered * (1 - neighbour)
+    plasma = scene.traits.of_domain("plasma", scene.domain.smear.plasma_od)
+    eosin = plasma * free + 0.22 * neighbour * uncovered
+    background = torch.stack([purple, purple + eosin, paint_red_cells(red, scene) * free], dim=1)
+    ring = scene.traits.of_domain("edge ring", scene.domain.optics.edge_ring_od)
+    return white + background, ring * _edges(regions.cell_distance, red.distance, scene.grid)
 
 
 def _edges(cell: torch.Tensor, red: torch.Tensor, grid: Grid) -> torch.Tensor:

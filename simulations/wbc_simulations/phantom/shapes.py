@@ -6,35 +6,21 @@ noise makes outlines irregular.
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 
 from wbc_simulations.phantom.anatomy import Nucleus, Outline
 from wbc_simulations.phantom.morphology import MAX_LOBES
-from wbc_simulations.phantom.textures import TILE, UNITS, Textures, look_up, tile_index
-from wbc_simulations.phantom.traits import Traits
+from wbc_simulations.phantom.scene import Grid, Scene
+from wbc_simulations.phantom.textures import TILE, UNITS, look_up, tile_index
 
 _TEXELS = TILE / UNITS
 _DENSE_COVERAGE = 0.18
 
 
-@dataclass(frozen=True)
-class Grid:
-    """Pixel centres relative to the cell's centre.
-
-    Attributes:
-        x, y: µm, float32 [B, H, W].
-        px_um: width of a pixel, float32 [B, 1, 1].
-    """
-
-    x: torch.Tensor
-    y: torch.Tensor
-    px_um: torch.Tensor
-
-
-def texture_index(grid: Grid, traits: Traits, name: str, unit_um: torch.Tensor) -> torch.Tensor:
+def texture_index(scene: Scene, name: str, unit_um: torch.Tensor | float) -> torch.Tensor:
     """Where each pixel looks in a tile of `unit_um` units, turned and moved at random per cell; int32 [B, H, W]."""
+    grid, traits = scene.grid, scene.traits
     angle, move = traits.cell.angle(name)[:, :, None], traits.cell.between(f"{name} move", 0.0, TILE, 2)
     cos, sin = torch.cos(angle) * (_TEXELS / unit_um), torch.sin(angle) * (_TEXELS / unit_um)
     u = cos * grid.x + sin * grid.y + move[:, 0, None, None]
@@ -52,12 +38,10 @@ def ridge(distance: torch.Tensor, width: torch.Tensor | float) -> torch.Tensor:
     return torch.exp(-((distance / width) ** 2).clamp_max(30.0))
 
 
-def warped(
-    grid: Grid, textures: Textures, index: torch.Tensor, amplitude_um: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def warped(scene: Scene, index: torch.Tensor, amplitude_um: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Pixel positions moved by smooth noise of the given standard deviation."""
-    dx, dy = look_up(textures.smooth_x, index), look_up(textures.smooth_y, index)
-    return grid.x + amplitude_um * dx, grid.y + amplitude_um * dy
+    dx, dy = look_up(scene.tiles.smooth_x, index), look_up(scene.tiles.smooth_y, index)
+    return scene.grid.x + amplitude_um * dx, scene.grid.y + amplitude_um * dy
 
 
 def outline_distance(x: torch.Tensor, y: torch.Tensor, outline: Outline) -> torch.Tensor:
@@ -109,9 +93,7 @@ def _neck_distance(
     return torch.sqrt(qx * qx + qy * qy) - torch.where(present, half_width, -99.0)
 
 
-def spots(
-    grid: Grid, textures: Textures, traits: Traits, name: str, *, coverage: torch.Tensor, diameter_um: torch.Tensor
-) -> torch.Tensor:
+def spots(scene: Scene, name: str, *, coverage: torch.Tensor, diameter_um: torch.Tensor) -> torch.Tensor:
     """Scattered discs of varied size that cover about `coverage` of the plane; 0 to 1, [B, H, W].
 
     Few spots are many with most left out, so that the tile is never stretched to where its texels show. Discs finer
@@ -119,13 +101,13 @@ def spots(
     """
     dense = coverage.clamp(_DENSE_COVERAGE, 0.9)
     spacing = diameter_um * 0.5 * torch.sqrt(math.pi / dense)
-    index = texture_index(grid, traits, name, spacing)
-    label = look_up(textures.spot_label, index)
+    index = texture_index(scene, name, spacing)
+    label = look_up(scene.tiles.spot_label, index)
     kept = (label < coverage / dense).to(label.dtype)
     size = 0.75 + 0.5 * (label * 16).frac()
-    distance = look_up(textures.spot_distance, index) * spacing - 0.5 * diameter_um * size
-    edge = torch.maximum(0.25 * diameter_um, grid.px_um)
-    return kept * (diameter_um / grid.px_um).clamp_max(1.0) * soft_inside(distance, edge)
+    distance = look_up(scene.tiles.spot_distance, index) * spacing - 0.5 * diameter_um * size
+    edge = torch.maximum(0.25 * diameter_um, scene.grid.px_um)
+    return kept * (diameter_um / scene.grid.px_um).clamp_max(1.0) * soft_inside(distance, edge)
 
 
 def capsule_distance(grid: Grid, ends: torch.Tensor, radius_um: float) -> torch.Tensor:
