@@ -123,7 +123,7 @@ def _specimen(scene: Scene) -> tuple[torch.Tensor, torch.Tensor]:
     white = paint(scene, replace(regions, cell=body))
     neighbour, its_nucleus = paint_neighbour(scene)
     uncovered = 1 - body
-    purple = paint_small_things(scene) * (1 - 0.7 * body) + 0.8 * its_nucleus * uncovered
+    purple = paint_small_things(scene) * (1 - 0.7 * body) + 0.7 * its_nucleus * uncovered
     free = uncovered * (1 - neighbour)
     plasma = scene.traits.of_domain("plasma", scene.domain.smear.plasma_od)
     eosin = plasma * free + 0.22 * neighbour * uncovered
