@@ -176,6 +176,12 @@ def test_identical_unit_vectors_reach_the_bound_and_pass():
     check_class_sums(np.array([[10.0, 0.0]]), np.array([10.0]), np.array([10.0]), num_features=2)
 
 
+def test_sums_that_are_too_long_by_rounding_pass():
+    check_class_sums(
+        np.array([[10.001, 0.0], [1e-7, 0.0]]), np.array([10.0, 0.0]), np.array([10.0, 0.0]), num_features=2
+    )
+
+
 def test_cells_with_coarse_labels_are_declared_but_not_summed():
     check_class_sums(np.array([[6.0, 0.0], [0.0, 0.0]]), np.array([8.0, 0.0]), np.array([8.5, 0.5]), num_features=2)
 
