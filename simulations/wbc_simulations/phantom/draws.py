@@ -6,6 +6,7 @@ they were. A sequential generator would tie a cell to its place in the batch. Th
 SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), on int64 tensors.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -32,6 +33,12 @@ def mix(x: torch.Tensor) -> torch.Tensor:
     return x ^ _shifted(x, 31)
 
 
+@functools.lru_cache(maxsize=8192)
+def _keys(seed: int, name: str, count: int, device: str) -> torch.Tensor:
+    """What tells a purpose's draws from another's, int64 [count]; kept, since every chunk asks for the same ones."""
+    return mix(torch.arange(count, device=device) + derive_seed(seed, name))
+
+
 @dataclass(frozen=True)
 class Draws:
     """Named draws for B things, each known by one int64.
@@ -46,8 +53,7 @@ class Draws:
 
     def uniform(self, name: str, count: int = 1) -> torch.Tensor:
         """Uniform on [0, 1), float32 [B, count]."""
-        steps = torch.arange(count, device=self.identity.device) + derive_seed(self.seed, name)
-        bits = mix(self.identity[:, None] ^ mix(steps))
+        bits = mix(self.identity[:, None] ^ _keys(self.seed, name, count, str(self.identity.device)))
         return (_shifted(bits, 40).to(torch.float32)) * 2.0**-24  # [B, count]
 
     def between(self, name: str, low: float, high: float, count: int = 1) -> torch.Tensor:

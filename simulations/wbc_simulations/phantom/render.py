@@ -1,8 +1,8 @@
 """One call from cell classes to images: `render`.
 
 Cells go through in fixed chunks, the last one padded. Every cell sits at the same place of an equally large chunk
-whatever the batch, so it comes out bit for bit the same, and memory is bounded by the chunk (about 60 MB at 64 px,
-four times that at 128).
+whatever the batch, so it comes out bit for bit the same, and memory is bounded by the chunk (about 30 MB at 64 px,
+130 MB at 128).
 """
 
 from dataclasses import replace

@@ -44,9 +44,9 @@ class Cohort(_Frozen):
 class Stain(_Frozen):
     """A Romanowsky stain: absorption of its dyes at unit amount (OD in R, G, B) and how much is bound.
 
-    The purple of nuclei is azure B and eosin Y together (the Romanowsky effect, Horobin & Walter, Histochemistry
-    1987), so two dyes suffice; a low pH reddens (more eosin, less azure), a high pH turns blue (ICSH, J. Clin.
-    Pathol. 1984).
+    The purple of nuclei is azure B and eosin Y together (the Romanowsky effect, Horobin & Walter, Histochemistry 1987),
+    so two dyes suffice; a low pH reddens (more eosin, less azure), a high pH turns blue (ICSH reference method for
+    staining with azure B and eosin Y, Br. J. Haematol. 1984).
     """
 
     azure_rgb_od: Rgb

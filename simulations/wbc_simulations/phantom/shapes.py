@@ -30,7 +30,7 @@ def texture_index(scene: Scene, name: str, unit_um: torch.Tensor | float) -> tor
 
 def soft_inside(distance: torch.Tensor, width: torch.Tensor) -> torch.Tensor:
     """1 inside, 0 outside, a logistic step `width` µm wide between; shape of `distance`."""
-    return torch.sigmoid(distance * (-4.0 / width))
+    return torch.sigmoid((distance * (-4.0 / width)).clamp(-30.0, 30.0))
 
 
 def ridge(distance: torch.Tensor, width: torch.Tensor | float) -> torch.Tensor:

@@ -19,7 +19,7 @@ UNITS = 16
 RED_TILE = 512
 RED_TILE_UM = 60.0
 _RED_ROWS, _RED_COLUMNS = 10, 9
-_RED_RADIUS_UM = 3.6  # red cell diameter 7.2 µm (Bain, Blood Cells, 5th ed., ch. 3)
+_RED_RADIUS_UM = 3.6  # red cell diameter 7.2 µm (Bain, Blood Cells, 5th ed.)
 _LIFT = 1 << 14  # multiple of every tile: makes lookup coordinates positive before truncation
 
 

@@ -39,7 +39,11 @@ class Traits:
 
     def of_domain(self, name: str, spread: Spread, low: float = 0.0) -> torch.Tensor:
         """A domain's quantity drawn for each cell, at least `low`, float32 [B, 1, 1]."""
-        drawn = spread.mean + spread.patient * self.patient.normal(name) + spread.cell * self.cell.normal(name)
+        drawn = torch.full((len(self.classes), 1), spread.mean, device=self.classes.device)
+        if spread.patient:
+            drawn = drawn + spread.patient * self.patient.normal(name)
+        if spread.cell:
+            drawn = drawn + spread.cell * self.cell.normal(name)
         return drawn.clamp_min(low)[:, :, None]
 
     def chance(self, name: str) -> torch.Tensor:
