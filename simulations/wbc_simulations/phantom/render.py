@@ -126,7 +126,7 @@ def _specimen(scene: Scene) -> tuple[torch.Tensor, torch.Tensor]:
     purple = paint_small_things(scene) * (1 - 0.7 * body) + 0.7 * its_nucleus * uncovered
     free = uncovered * (1 - neighbour)
     plasma = scene.traits.of_domain("plasma", scene.domain.smear.plasma_od)
-    eosin = plasma * free + 0.22 * neighbour * uncovered
+    eosin = plasma * free + 0.16 * neighbour * uncovered
     background = torch.stack([purple, purple + eosin, paint_red_cells(red, scene) * free], dim=1)
     ring = scene.traits.of_domain("edge ring", scene.domain.optics.edge_ring_od)
     return white + background, ring * _edges(regions.cell_distance, red.distance, scene.grid)
