@@ -2,8 +2,8 @@
 
 Domains are data (one TOML each in `domains/`), so that a study names them and a new clinic needs no code. Every
 quantity carries its unit in its name: µm (um), optical density (od, natural logarithm, per METHOD.md §3), or a
-plain ratio. The shipped domains imitate how
-*published descriptions* of data sets read; their numbers are chosen by eye and by hand, none is fitted to images.
+plain ratio. The shipped domains imitate how *published descriptions* of data sets read; their numbers are chosen by
+eye and by hand, none is fitted to images.
 """
 
 import functools
