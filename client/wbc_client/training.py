@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -90,9 +91,13 @@ def _anchors(sums: SumPair | None, settings: LossSettings, device: torch.device)
     if sums is None:
         return None
     own, total = sums
-    arrays = (total.sums, total.counts, own.sums, own.counts)
-    sums_and_counts = [torch.from_numpy(array).to(device, torch.float32) for array in arrays]
-    return anchors_from_sums(*sums_and_counts, min_cells=settings.alignment_min_cells)
+
+    def tensor(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(device, torch.float32)
+
+    return anchors_from_sums(
+        tensor(total.sums), tensor(total.counts), tensor(own.sums), tensor(own.counts), settings.alignment_min_cells
+    )
 
 
 def _optimizer(model: Network, training: TrainingSettings, rate: float) -> torch.optim.Optimizer:

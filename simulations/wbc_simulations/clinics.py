@@ -90,7 +90,8 @@ def draw_classes(clinic: PhantomClinic, patients: np.ndarray, generator: np.rand
     cases = generator.choice(len(mixes), size=clinic.patients, p=shares / shares.sum())
     cumulative = mixes[cases[patients]].cumsum(axis=1)  # [N, 13]
     drawn = (generator.random(len(patients))[:, None] > cumulative).sum(axis=1)
-    return np.minimum(drawn, len(CLASSES_13) - 1).astype(np.int64)
+    classes: np.ndarray = np.minimum(drawn, len(CLASSES_13) - 1).astype(np.int64)
+    return classes
 
 
 def _mix(case: str, clinic: PhantomClinic) -> np.ndarray:
