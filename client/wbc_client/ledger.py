@@ -39,3 +39,12 @@ def enter(folder: Path, departure: Departure) -> None:
         file.write(json.dumps(line) + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def read_departures(folder: Path) -> list[Departure]:
+    """Everything the ledger of a clinic holds; nothing where nothing has left."""
+    path = folder / LEDGER_NAME
+    if not path.exists():
+        return []
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [Departure(line["task"], line["round_number"], line["records"]) for line in lines]

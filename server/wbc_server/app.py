@@ -9,6 +9,7 @@ from wbc_common.models import build_model, model_arrays
 from wbc_common.seeds import derive_seed
 from wbc_common.study import StudyConfig
 from wbc_common.wire import Arrays, encode_arrays
+from wbc_server.draws import write_draws
 from wbc_server.events import StudyFinished, StudyStarted, announce
 from wbc_server.export import export_model
 from wbc_server.final import measure
@@ -36,8 +37,10 @@ def main(grid: Grid, context: Context) -> None:
     arrays = book.load(selected)
     final = measure(grid, study, roster, arrays, _TIMEOUT_SECONDS)
     metrics = summarise(study, roster, book.records, final, selected)
-    write_atomically(folder.metrics, json.dumps(metrics, indent=1, allow_nan=False).encode())
     export_model(folder, study, arrays, selected)
+    write_draws(folder, final)
+    # metrics.json says that the run is finished, so it comes after what it stands for; the report reads it.
+    write_atomically(folder.metrics, json.dumps(metrics, indent=1, allow_nan=False).encode())
     write_report(folder.path)
     announce(StudyFinished(selected))
 

@@ -6,7 +6,7 @@ from wbc_common.errors import WbcError
 from wbc_common.study import StudyConfig
 from wbc_common.wire import Arrays, Evaluation, Task, decode_evaluation
 from wbc_server.events import ReplyRefused, announce
-from wbc_server.gate import check_confusion
+from wbc_server.gate import check_evaluation
 from wbc_server.participation import Roster, instruct
 
 
@@ -27,7 +27,7 @@ def measure(
             evaluation = decode_evaluation(reply.content)
             split = "test" if clinic in roster.train else "all"
             num_cells = roster.declared_cells(clinic, split)
-            check_confusion(evaluation.confusion, num_cells, num_classes=len(study.classes))
+            check_evaluation(evaluation, num_cells, num_classes=len(study.classes))
         except (WbcError, ValueError) as error:
             announce(ReplyRefused(study.rounds, clinic, "final evaluation", str(error)))
             continue

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from wbc_common.errors import UpdateRefused
 from wbc_common.study import AggregationSettings
+from wbc_common.wire.messages import Evaluation
 
 _COUNT_TOLERANCE = 1e-6  # relative; fractional counts may be summed in another order
 _NORM_TOLERANCE = 1e-3  # relative; float32 rounding of unit vectors and of their sum
@@ -73,6 +74,20 @@ def check_confusion(confusion: np.ndarray, num_expected_cells: float, *, num_cla
         _refuse("confusion matrix has negative counts, expected 0 or more", _SAME_STUDY)
     if sum(cells) > num_expected_cells + _HALF_A_CELL:
         _refuse(f"confusion matrix holds {sum(cells)} cells, expected at most {num_expected_cells:g}", _SAME_CELLS)
+
+
+def check_evaluation(evaluation: Evaluation, num_expected_cells: float, *, num_classes: int) -> None:
+    """Refuse an evaluation whose counts cannot be: its matrix, its bootstrap draws or its coarse cells.
+
+    Raises:
+        UpdateRefused: naming what was got and what was expected.
+    """
+    check_confusion(evaluation.confusion, num_expected_cells, num_classes=num_classes)
+    draws, coarse = evaluation.replicates, evaluation.coarse
+    if draws.shape[1:] != (num_classes, num_classes) or (draws < 0).any():
+        _refuse(f"bootstrap draws {draws.shape} are no counts [R, {num_classes}, {num_classes}]", _SAME_STUDY)
+    if coarse.shape != (2,) or not 0 <= coarse[1] <= coarse[0] <= num_expected_cells + _HALF_A_CELL:
+        _refuse(f"coarse cells {coarse.tolist()} are not [cells, right among them]", _SAME_STUDY)
 
 
 def check_class_sums(

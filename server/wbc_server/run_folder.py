@@ -41,6 +41,11 @@ class RunFolder:
         return self.path / "metrics.json"
 
     @property
+    def draws(self) -> Path:
+        """Bootstrap draws of the final measurement."""
+        return self.path / "draws.safetensors"
+
+    @property
     def model(self) -> Path:
         """The exported model."""
         return self.path / "model.safetensors"
@@ -49,6 +54,11 @@ class RunFolder:
     def report(self) -> Path:
         """The report to look at."""
         return self.path / "report.html"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the study came to its end; the report is written last."""
+        return self.report.exists()
 
     def study(self) -> StudyConfig:
         """The plan of this run."""

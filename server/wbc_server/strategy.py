@@ -30,7 +30,7 @@ from wbc_common.wire import (
     record_arrays,
 )
 from wbc_server.aggregation import WeightedSum, apply_step, plan_weights
-from wbc_server.gate import check_class_sums, check_confusion, check_update
+from wbc_server.gate import check_class_sums, check_evaluation, check_update
 from wbc_server.participation import Roster, instruct
 from wbc_server.round_book import RoundBook
 
@@ -153,7 +153,7 @@ class WbcStrategy(Strategy):
         evaluation = decode_evaluation(reply.content)
         split = "val" if clinic in self.roster.train else "all"
         num_cells = self.roster.declared_cells(clinic, split)
-        check_confusion(evaluation.confusion, num_cells, num_classes=len(self.study.classes))
+        check_evaluation(evaluation, num_cells, num_classes=len(self.study.classes))
         return evaluation
 
     def _note_missing(self, answered: list[str]) -> None:

@@ -51,7 +51,7 @@ def finish_run(experiment: Experiment, study: StudyConfig, folder: RunFolder, en
 
     Clinics are opened first, so that data that cannot be used stop the run before it begins, in the user's own words.
     """
-    if folder.metrics.exists():
+    if folder.is_finished:
         return
     clinics = write_clinics(experiment, study, folder.path)
     for path in clinic_files(clinics):
@@ -72,7 +72,7 @@ def unfinished_run() -> Path:
     Raises:
         SettingError: there is none.
     """
-    open_runs = [path.parent for path in RUNS.glob("*/study.toml") if not RunFolder(path.parent).metrics.exists()]
+    open_runs = [path.parent for path in RUNS.glob("*/study.toml") if not RunFolder(path.parent).is_finished]
     if not open_runs:
         raise SettingError(f"no unfinished run under {RUNS}/", remedy="name one: --output DIR --resume")
     return max(open_runs, key=lambda path: path.stat().st_mtime)

@@ -1,0 +1,91 @@
+"""Classify cells with an exported model, on site: the file says itself how images are to be prepared."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from wbc_client.features import predict
+from wbc_common.errors import DataError
+from wbc_common.images import read_image, white_balance
+from wbc_common.models import Network, build_model
+from wbc_common.study import StudyConfig, parse_study
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A cell's most likely class, the network's probability for it (not calibrated), and those of all classes."""
+
+    path: Path
+    cell_class: str
+    probability: float
+    probabilities: dict[str, float]
+
+
+def load_model(path: Path) -> tuple[Network, StudyConfig]:
+    """An exported model and the study it comes from.
+
+    Raises:
+        DataError: the file is no model of ours, is damaged, or was made for other class registries.
+    """
+    remedy = "give the model.safetensors of a finished run"
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"cannot read model {path}: {error}", remedy=remedy) from error
+    if "study" not in metadata:
+        raise DataError(f"{path} does not say which study it comes from", remedy=remedy)
+    study = parse_study(json.loads(metadata["study"]), path.name)
+    if metadata.get("registry-digest") != study.classes.digest:
+        raise DataError(
+            f"{path} was made with another class registry {study.registry}",
+            remedy="use the wbc-fl version that made it",
+        )
+    model = build_model(study.model.model_copy(update={"weights": "none"}), len(study.classes), seed=0)
+    try:
+        model.load_state_dict(arrays)
+    except RuntimeError as error:
+        raise DataError(f"the arrays of {path} do not fit backbone {study.model.backbone}", remedy=remedy) from error
+    return model.eval(), study
+
+
+def classify(model: Network, study: StudyConfig, paths: Iterable[Path]) -> list[Prediction]:
+    """Predictions for image files of single cells.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    files = list(paths)
+    pixels = [torch.from_numpy(read_image(path, study.images.size_px)).permute(2, 0, 1) for path in files]
+    images = torch.stack(pixels)  # uint8 [N, 3, H, W]
+    images = white_balance(images) if study.images.white_balance else images
+    probabilities = predict(model, images, torch.device("cpu")).softmax(dim=1)
+    return [_prediction(path, row, study) for path, row in zip(files, probabilities, strict=True)]
+
+
+def image_files(places: Iterable[Path]) -> list[Path]:
+    """Image files among files and folders, in name order.
+
+    Raises:
+        DataError: there is none.
+    """
+    found: list[Path] = []
+    for place in places:
+        inside = place.rglob("*") if place.is_dir() else [place]
+        found += sorted(path for path in inside if place.is_file() or path.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise DataError("no image found", remedy=f"name files or folders with {', '.join(IMAGE_SUFFIXES)}")
+    return found
+
+
+def _prediction(path: Path, row: torch.Tensor, study: StudyConfig) -> Prediction:
+    probabilities = dict(zip(study.classes.classes, row.tolist(), strict=True))
+    best = max(probabilities, key=probabilities.__getitem__)
+    return Prediction(path, best, probabilities[best], probabilities)

@@ -1,0 +1,31 @@
+"""The bootstrap draws behind a study's intervals, kept so that two studies can be compared on the same draws."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from wbc_common.errors import DataError
+from wbc_common.wire import Evaluation
+from wbc_server.run_folder import RunFolder, write_atomically
+
+
+def write_draws(folder: RunFolder, evaluations: Mapping[str, Evaluation]) -> None:
+    """Write each clinic's replicate confusion matrices int32 [R, C, C]."""
+    arrays = {clinic: np.asarray(found.replicates, dtype=np.int32, order="C") for clinic, found in evaluations.items()}
+    write_atomically(folder.draws, save(arrays))
+
+
+def read_draws(folder: RunFolder) -> dict[str, NDArray[np.int64]]:
+    """Clinic → replicate confusion matrices int64 [R, C, C].
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    try:
+        arrays = load(folder.draws.read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{folder.draws} cannot be read", remedy="remove that run's folder and run again") from error
+    return {clinic: values.astype(np.int64) for clinic, values in arrays.items()}

@@ -1,0 +1,85 @@
+"""From a finished run to the figures that a comparison pairs, and the table that shows them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wbc_common.cells import registry
+from wbc_common.confusion import accuracy, balanced_accuracy, macro_f1, pooled_recall
+from wbc_server.draws import read_draws
+from wbc_server.run_folder import RunFolder
+
+FIGURES = {
+    "macro_f1": "OOD macro-F1",
+    "rare_recall": "rare-class recall",
+    "balanced_accuracy": "balanced accuracy",
+    "accuracy": "accuracy",
+}
+
+
+@dataclass(frozen=True)
+class CellScores:
+    """Figures of one run: means over its held-out clinics, and the same for each bootstrap replicate float64 [R]."""
+
+    values: dict[str, float]
+    replicates: dict[str, NDArray[np.float64]]
+
+
+def cell_scores(folder: RunFolder) -> CellScores:
+    """The figures of a finished run."""
+    metrics = folder.read_metrics()
+    draws = read_draws(folder)
+    classes = registry(metrics["study"]["registry"])
+    rare = tuple(classes.index(name) for name in metrics["rare_classes"])
+    held_out = metrics["held_out"]
+    counts = {clinic: np.array(held_out[clinic]["confusion"]) for clinic in held_out}
+    return CellScores(
+        values={name: float(np.nanmean([_rate(name, counts[clinic], rare) for clinic in counts])) for name in FIGURES},
+        replicates={
+            name: np.nanmean([_rate(name, draws[clinic], rare) for clinic in counts], axis=0) for name in FIGURES
+        },
+    )
+
+
+def _rate(name: str, confusion: NDArray[np.int64], rare: tuple[int, ...]) -> NDArray[np.float64]:
+    if name == "rare_recall":
+        return pooled_recall(confusion, rare)
+    rates = {"macro_f1": macro_f1, "balanced_accuracy": balanced_accuracy, "accuracy": accuracy}
+    return rates[name](confusion)
+
+
+def paired_table(comparison: dict[str, Any]) -> str:
+    """Markdown: a row a method, in points (0–100) with 95 % intervals; differences are paired with the first method."""
+    methods = comparison["methods"]
+    baseline = next(iter(methods))
+    head = ["method"]
+    for title in FIGURES.values():
+        head += [title, f"Δ to {baseline}"]
+    lines = [_row(head), _row(["---", *["---:"] * (len(head) - 1)])]
+    for name, summary in methods.items():
+        cells = [name]
+        for figure in FIGURES:
+            values = summary["figures"][figure]
+            cells += [_points(values["mean"]), "–" if name == baseline else _points(values["difference"], sign=True)]
+        lines.append(_row(cells))
+    return "\n".join([*lines, "", *_fold_lines(comparison)]) + "\n"
+
+
+def _fold_lines(comparison: dict[str, Any]) -> list[str]:
+    folds = comparison["folds"]
+    lines = [_row(["OOD macro-F1 on", *folds]), _row(["---", *["---:"] * len(folds)])]
+    for name, summary in comparison["methods"].items():
+        lines.append(_row([name, *(_points(summary["by_fold"]["macro_f1"][fold]) for fold in folds)]))
+    return lines
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _points(interval: dict[str, float], *, sign: bool = False) -> str:
+    form = "+.1f" if sign else ".1f"
+    value, low, high = (format(100 * interval[key], form) for key in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
