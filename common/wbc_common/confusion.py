@@ -51,7 +51,9 @@ def bootstrap_confusions(
 
 
 def draw_group_weights(num_groups: int, replicates: int, generator: np.random.Generator) -> Counts:
-    """Multinomial draws [R, G] of `num_groups` groups with replacement (the ordinary bootstrap)."""
+    """Multinomial draws [R, G] of `num_groups` groups with replacement (the ordinary bootstrap); G may be 0."""
+    if num_groups == 0:
+        return np.zeros((replicates, 0), dtype=np.int64)
     return generator.multinomial(num_groups, np.full(num_groups, 1 / num_groups), size=replicates).astype(np.int64)
 
 

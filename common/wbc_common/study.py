@@ -56,7 +56,11 @@ class ImageSettings(Settings):
 
 
 class ModelSettings(Settings):
-    """Backbone and its initial weights: `none`, a local .safetensors/.pth file, or a torchvision weights name."""
+    """Backbone and its initial weights.
+
+    `weights` is `none` (random), `phantom` (the backbone shipped with the package, trained on in-silico cells only),
+    a local .safetensors/.pth file, or a torchvision weights name.
+    """
 
     backbone: Literal["cnn-small", "resnet18"] = "cnn-small"
     weights: str = "none"
@@ -68,7 +72,7 @@ class TrainingSettings(Settings):
     local_epochs: int = Field(2, ge=1, le=100)
     batch_size: int = Field(32, ge=1, le=4096)
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = Field(2e-3, gt=0, le=10)
+    learning_rate: float = Field(1e-3, gt=0, le=10)
     weight_decay: float = Field(1e-2, ge=0, le=1)
     schedule: Literal["cosine", "constant"] = "cosine"
     augmentation: Literal["none", "geometric", "stain"] = "stain"

@@ -1,4 +1,4 @@
-"""Initial weights for a backbone: a local .safetensors or .pth file, or one of torchvision's published sets.
+"""Initial weights for a backbone: the phantom backbone we ship, a local .safetensors or .pth file, or torchvision's.
 
 What is loaded is stated, never implied. torchvision's ResNet-18 was trained with BatchNorm; our backbone has
 GroupNorm. Its convolutions are taken over as they are; its running means and variances have no counterpart and are
@@ -22,6 +22,7 @@ from wbc_common.study import ModelSettings
 
 log = logging.getLogger(__name__)
 _SUFFIXES = (".safetensors", ".pth", ".pt")
+PHANTOM_FOLDER = Path(__file__).parent / "pretrained"
 
 
 def load_initial_weights(model: Network, settings: ModelSettings) -> list[str]:
@@ -48,10 +49,22 @@ def load_initial_weights(model: Network, settings: ModelSettings) -> list[str]:
 
 
 def _read(settings: ModelSettings) -> Mapping[str, Tensor]:
+    if settings.weights == "phantom":
+        return _read_file(_phantom_file(settings))
     path = Path(settings.weights)
     if path.suffix in _SUFFIXES:
         return _read_file(path)
     return _read_published(settings)
+
+
+def _phantom_file(settings: ModelSettings) -> Path:
+    path = PHANTOM_FOLDER / f"{settings.backbone}.safetensors"
+    if not path.exists():
+        raise SettingError(
+            f"no phantom weights are shipped for backbone '{settings.backbone}'",
+            remedy="make them with wbc-simulate pretrain and give that file as weights, or use weights = 'none'",
+        )
+    return path
 
 
 def _read_file(path: Path) -> Mapping[str, Tensor]:

@@ -7,7 +7,7 @@ from wbc_common.study import StudyConfig
 from wbc_common.wire import Arrays, Evaluation, Task, decode_evaluation
 from wbc_server.events import ReplyRefused, announce
 from wbc_server.gate import check_evaluation
-from wbc_server.participation import Roster, instruct
+from wbc_server.participation import Roster, content_of, instruct
 
 
 def measure(
@@ -24,12 +24,12 @@ def measure(
         if clinic is None or clinic in found:
             continue
         try:
-            evaluation = decode_evaluation(reply.content)
+            evaluation = decode_evaluation(content_of(reply))
             split = "test" if clinic in roster.train else "all"
             num_cells = roster.declared_cells(clinic, split)
             check_evaluation(evaluation, num_cells, num_classes=len(study.classes))
-        except (WbcError, ValueError) as error:
-            announce(ReplyRefused(study.rounds, clinic, "final evaluation", str(error)))
+        except WbcError as error:
+            announce(ReplyRefused(study.rounds, clinic, "final evaluation", error.problem))
             continue
         found[clinic] = evaluation
     return found

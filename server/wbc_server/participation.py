@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from wbc_common.errors import ConnectionFailure, WbcError
+from wbc_common.errors import ConnectionFailure, UpdateRefused, WbcError
 from wbc_common.study import StudyConfig
 from wbc_common.wire import MESSAGE_TYPES, Description, Task, decode_description, encode_task
 
@@ -53,6 +53,19 @@ def instruct(task: Task, roster: Roster, clinics: Sequence[str]) -> list[Message
     return [Message(records, roster.nodes[clinic], kind, group_id=str(task.round_number)) for clinic in clinics]
 
 
+def content_of(reply: Message) -> RecordDict:
+    """The records of a reply.
+
+    Raises:
+        UpdateRefused: the clinic reports an error instead.
+    """
+    if reply.has_error():
+        raise UpdateRefused(
+            f"the clinic reports an error: {reply.error.reason}", remedy="look into the clinic's own log"
+        )
+    return reply.content
+
+
 def call_roll(grid: Grid, study: StudyConfig, timeout_seconds: float) -> Roster:
     """Ask every node who it is.
 
@@ -82,11 +95,8 @@ def call_roll(grid: Grid, study: StudyConfig, timeout_seconds: float) -> Roster:
 
 def _description(reply: Message, study: StudyConfig) -> Description | None:
     """A usable description, or None with a word in the log."""
-    if reply.has_error():
-        log.warning("node %d did not describe itself: %s", reply.metadata.src_node_id, reply.error.reason)
-        return None
     try:
-        description = decode_description(reply.content)
+        description = decode_description(content_of(reply))
         study.role(description.clinic)
     except WbcError as error:
         log.warning("node %d left out: %s", reply.metadata.src_node_id, error.problem)

@@ -10,11 +10,11 @@ from functools import reduce
 from operator import add
 from typing import TypeVar
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from wbc_common.errors import UpdateRefused, WbcError
+from wbc_common.errors import WbcError
 from wbc_common.study import StudyConfig
 from wbc_common.wire import (
     Arrays,
@@ -31,7 +31,7 @@ from wbc_common.wire import (
 )
 from wbc_server.aggregation import WeightedSum, apply_step, plan_weights
 from wbc_server.gate import check_class_sums, check_evaluation, check_update
-from wbc_server.participation import Roster, instruct
+from wbc_server.participation import Roster, content_of, instruct
 from wbc_server.round_book import RoundBook
 
 Decoded = TypeVar("Decoded")
@@ -120,7 +120,7 @@ class WbcStrategy(Strategy):
         stage: str,
         replies: Iterable[Message],
         clinics: tuple[str, ...],
-        check: Callable[[str, Message], Decoded],
+        check: Callable[[str, RecordDict], Decoded],
     ) -> Iterator[tuple[str, Decoded]]:
         """Checked content by clinic, in the order of `clinics`; what fails is refused by name."""
         for clinic, reply in in_order(replies, clinics, self.roster):
@@ -129,28 +129,27 @@ class WbcStrategy(Strategy):
             except WbcError as error:
                 self.book.refuse(clinic, stage, error)
 
-    def _open_reply(self, clinic: str, stage: str, reply: Message, check: Callable[[str, Message], Decoded]) -> Decoded:
-        if reply.has_error():
-            raise UpdateRefused(
-                f"the clinic reports an error: {reply.error.reason}", remedy="look into the clinic's own log"
-            )
-        self.book.note_bytes(clinic, stage, num_bytes(reply.content))
-        return check(clinic, reply)
+    def _open_reply(
+        self, clinic: str, stage: str, reply: Message, check: Callable[[str, RecordDict], Decoded]
+    ) -> Decoded:
+        records = content_of(reply)
+        self.book.note_bytes(clinic, stage, num_bytes(records))
+        return check(clinic, records)
 
-    def _check_update(self, clinic: str, reply: Message) -> Update:
-        update = decode_update(reply.content)
+    def _check_update(self, clinic: str, records: RecordDict) -> Update:
+        update = decode_update(records)
         declared = self.roster.class_counts[clinic][0]
         check_update(update.delta, update.class_counts, self.model, declared, self.study.aggregation)
         return update
 
-    def _check_sums(self, clinic: str, reply: Message) -> ClassSums:
-        sums = decode_class_sums(reply.content)
+    def _check_sums(self, clinic: str, records: RecordDict) -> ClassSums:
+        sums = decode_class_sums(records)
         declared = self.roster.class_counts[clinic][0]
         check_class_sums(sums.sums, sums.counts, declared, num_features=self.model["head.weight"].shape[1])
         return sums
 
-    def _check_evaluation(self, clinic: str, reply: Message) -> Evaluation:
-        evaluation = decode_evaluation(reply.content)
+    def _check_evaluation(self, clinic: str, records: RecordDict) -> Evaluation:
+        evaluation = decode_evaluation(records)
         split = "val" if clinic in self.roster.train else "all"
         num_cells = self.roster.declared_cells(clinic, split)
         check_evaluation(evaluation, num_cells, num_classes=len(self.study.classes))

@@ -1,0 +1,39 @@
+"""Small studies that every room's tests can run: three in-silico clinics, a few cells each, seconds a study."""
+
+from pathlib import Path
+from typing import Any
+
+from wbc_common.study import StudyConfig
+from wbc_server.run_folder import RunFolder
+from wbc_simulations.experiment import DataSource, Experiment, PhantomClinic, plan_study
+from wbc_simulations.running import finish_run, start_run
+
+
+def tiny_experiment(**settings: Any) -> Experiment:
+    """Two training clinics and one held out, 32 px, two rounds; `settings` replace tables of the study."""
+    study: dict[str, Any] = {
+        "name": "tiny",
+        "registry": "wbc5",
+        "rounds": 2,
+        "images": {"size_px": 32},
+        "training": {"local_epochs": 1, "batch_size": 16},
+        "loss": {"alignment_min_cells": 2, "alignment_warmup": 0.0},
+        "evaluation": {"bootstrap_replicates": 20},
+    }
+    study = {**study, **settings}
+    clinics = (
+        PhantomClinic(clinic="east", domain="dm96_mgg", cells=60, patients=10),
+        PhantomClinic(clinic="north", domain="rapid_yellow", cells=40, patients=8),
+        PhantomClinic(clinic="west", role="held-out", domain="phone_cast", cells=30, patients=6),
+    )
+    return Experiment(study=study, data=DataSource(kind="phantom", clinics=clinics))
+
+
+def run_tiny(folder: Path, experiment: Experiment | None = None) -> tuple[RunFolder, StudyConfig]:
+    """Run a small study in process to its end."""
+    experiment = experiment or tiny_experiment()
+    study = plan_study(experiment)
+    run = RunFolder(folder)
+    start_run(experiment, study, run)
+    finish_run(experiment, study, run, "in-process")
+    return run, study
