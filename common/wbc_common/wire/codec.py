@@ -146,7 +146,7 @@ def decode_update(records: RecordDict) -> Update:
         delta=decode_arrays(records, _UPDATE),
         class_counts=array(records, _COUNTS, "counts", ndim=1).astype(np.float64),
         losses=losses,
-        num_cells=int(training.get("cells", 0)),
+        num_cells=_whole(training.get("cells", 0.0)),
         seconds=training.get("seconds", 0.0),
     )
 
@@ -169,6 +169,12 @@ def encode_error(kind: str, reference: str) -> Error:
 def num_bytes(records: RecordDict) -> int:
     """Size of the records' content in bytes, without Flower's envelope."""
     return sum(int(record.count_bytes()) for record in records.values())
+
+
+def _whole(number: float) -> int:
+    if not number.is_integer():
+        raise wrong(f"{number} cells", "a whole number")
+    return int(number)
 
 
 def _decode_sums(records: RecordDict, name: str) -> ClassSums:

@@ -30,9 +30,13 @@ def decode_arrays(records: RecordDict, name: str) -> Arrays:
 def record_arrays(record: ArrayRecord) -> Arrays:
     """The named arrays of a record."""
     try:
-        return {key: value.numpy() for key, value in record.items()}
+        arrays = {key: value.numpy() for key, value in record.items()}
     except Exception as error:
         raise wrong("an array that cannot be read", "arrays in numpy's format without pickle") from error
+    # numpy.load hands out an archive object where the bytes are a zip file.
+    if not all(isinstance(value, np.ndarray) for value in arrays.values()):
+        raise wrong("an archive in place of an array", "arrays in numpy's format without pickle")
+    return arrays
 
 
 def array(records: RecordDict, record: str, key: str, *, ndim: int) -> np.ndarray:
