@@ -8,8 +8,10 @@ Such a network is a warm start to be trained further: it does not have the accur
 
 import logging
 import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 from safetensors import SafetensorError
@@ -22,6 +24,17 @@ from wbc_common.study import ModelSettings
 
 log = logging.getLogger(__name__)
 _SUFFIXES = (".safetensors", ".pth", ".pt")
+# torch's unpickler also lets IndexError, KeyError and struct.error out where a file holds no pickle.
+_UNREADABLE = (
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    pickle.UnpicklingError,
+    EOFError,
+    LookupError,
+    struct.error,
+    ValueError,
+)
 PHANTOM_FOLDER = Path(__file__).parent / "pretrained"
 
 
@@ -75,12 +88,18 @@ def _read_file(path: Path) -> Mapping[str, Tensor]:
             if path.suffix == ".safetensors"
             else torch.load(path, weights_only=True, map_location="cpu")
         )
-    except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError) as error:
+    except _UNREADABLE as error:
         raise DataError(f"cannot read weights {path.name}: {type(error).__name__}", remedy=remedy) from error
     values = values.get("state_dict", values) if isinstance(values, dict) else values
-    if not isinstance(values, dict) or not all(isinstance(value, Tensor) for value in values.values()):
+    if not _is_state_dict(values):
         raise DataError(f"weights {path.name} hold something else than named tensors", remedy=remedy)
     return values
+
+
+def _is_state_dict(values: object) -> TypeGuard[dict[str, Tensor]]:
+    return isinstance(values, dict) and all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in values.items()
+    )
 
 
 def _read_published(settings: ModelSettings) -> Mapping[str, Tensor]:
@@ -89,17 +108,17 @@ def _read_published(settings: ModelSettings) -> Mapping[str, Tensor]:
 
     try:
         weights = torchvision.models.get_weight(settings.weights)
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, KeyError) as error:
         raise SettingError(
             f"weights '{settings.weights}' are neither a file ({', '.join(_SUFFIXES)}) nor known to torchvision",
             remedy="give a path, or e.g. ResNet18_Weights.IMAGENET1K_V1, or 'none'",
         ) from error
     try:
-        values: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:
+        values: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except _UNREADABLE as error:
         raise DataError(
-            f"weights '{settings.weights}' are not in torch's cache and cannot be downloaded",
-            remedy="download the file elsewhere and give its path as weights",
+            f"weights '{settings.weights}' cannot be downloaded, or are damaged in torch's cache",
+            remedy="remove the file from torch's cache, or download it elsewhere and give its path as weights",
         ) from error
     return values
 
