@@ -29,7 +29,9 @@ def sum_features(model: Network, cells: CellSet, device: torch.device) -> ClassS
     """S_{k,c} and n_{k,c} of a clinic's cells under a model: sums of unit-norm features [C, D] and counts [C]."""
     model.eval()
     with torch.inference_mode():
-        features = torch.cat([model.features(batch).float().cpu() for batch in _batches(cells.images, device)])
+        batches = [model.features(batch).float().cpu() for batch in _batches(cells.images, device)]
+    # A clinic may have no training cell: its sums are zeros.
+    features = torch.cat(batches) if batches else torch.empty(0, model.head.in_features)
     sums, counts = class_sums(features, cells.labels, model.head.out_features)
     return ClassSums(sums.numpy(), counts.numpy())
 
