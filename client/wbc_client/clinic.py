@@ -16,6 +16,7 @@ from wbc_client.dataset.opening import open_cells
 from wbc_client.device import choose_device, compute_reproducibly
 from wbc_client.features import sum_features
 from wbc_client.site import Site, read_site
+from wbc_common.errors import SettingError
 from wbc_common.models import Network, build_model, load_arrays
 from wbc_common.study import StudyConfig
 from wbc_common.wire import Arrays, ClassSums
@@ -60,7 +61,12 @@ def open_clinic(path: Path) -> Clinic:
 
 def _last_change(path: Path) -> tuple[int, int]:
     site = read_site(path)
-    return path.stat().st_mtime_ns, site.study.stat().st_mtime_ns
+    try:
+        return path.stat().st_mtime_ns, site.study.stat().st_mtime_ns
+    except OSError as error:
+        raise SettingError(
+            f"cannot read {site.study}: {error.strerror}", remedy="check study in the clinic file"
+        ) from error
 
 
 @lru_cache(maxsize=_KEPT_CLINICS)

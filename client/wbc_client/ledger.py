@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from wbc_common.errors import DataError
+
 LEDGER_NAME = "egress.jsonl"
 
 
@@ -42,9 +44,24 @@ def enter(folder: Path, departure: Departure) -> None:
 
 
 def read_departures(folder: Path) -> list[Departure]:
-    """Everything the ledger of a clinic holds; nothing where nothing has left."""
+    """Everything the ledger of a clinic holds; nothing where nothing has left.
+
+    Raises:
+        DataError: naming the line that is damaged.
+    """
     path = folder / LEDGER_NAME
     if not path.exists():
         return []
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [Departure(line["task"], line["round_number"], line["records"]) for line in lines]
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [_departure(path, number, line) for number, line in enumerate(lines, start=1)]
+
+
+def _departure(path: Path, number: int, line: str) -> Departure:
+    try:
+        values = json.loads(line)
+        return Departure(values["task"], values["round_number"], values["records"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"ledger {path}, line {number} is damaged (a disk that was full, or an edit)",
+            remedy="look at that line; move the file away to begin a new ledger",
+        ) from error

@@ -28,7 +28,13 @@ def clinic_file(node_config: Mapping[str, object]) -> Path:
             "this node does not know its clinic file",
             remedy=f"give its node {NODE_KEY} = path",
         )
-    return clinic_files(Path(folder))[int(str(node_config["partition-id"]))]
+    files, number = clinic_files(Path(folder)), str(node_config["partition-id"])
+    if not number.isdecimal() or int(number) >= len(files):
+        raise SettingError(
+            f"node {number} has no clinic file among the {len(files)} of {folder}",
+            remedy="run as many nodes as there are clinic files",
+        )
+    return files[int(number)]
 
 
 def clinic_files(folder: Path) -> list[Path]:

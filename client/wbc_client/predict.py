@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from wbc_client.features import predict
-from wbc_common.errors import DataError
+from wbc_common.errors import DataError, SettingError
 from wbc_common.images import read_image, white_balance
 from wbc_common.models import Network, build_model
 from wbc_common.study import StudyConfig, parse_study
@@ -42,7 +42,7 @@ def load_model(path: Path) -> tuple[Network, StudyConfig]:
         raise DataError(f"cannot read model {path}: {error}", remedy=remedy) from error
     if "study" not in metadata:
         raise DataError(f"{path} does not say which study it comes from", remedy=remedy)
-    study = parse_study(json.loads(metadata["study"]), path.name)
+    study = _study_of(path, metadata["study"])
     if metadata.get("registry-digest") != study.classes.digest:
         raise DataError(
             f"{path} was made with another class registry {study.registry}",
@@ -54,6 +54,16 @@ def load_model(path: Path) -> tuple[Network, StudyConfig]:
     except RuntimeError as error:
         raise DataError(f"the arrays of {path} do not fit backbone {study.model.backbone}", remedy=remedy) from error
     return model.eval(), study
+
+
+def _study_of(path: Path, text: str) -> StudyConfig:
+    try:
+        return parse_study(json.loads(text), path.name)
+    except (ValueError, SettingError) as error:
+        raise DataError(
+            f"{path} holds a study that this version cannot read: {error}",
+            remedy="use the wbc-fl version that made it",
+        ) from error
 
 
 def classify(model: Network, study: StudyConfig, paths: Iterable[Path]) -> list[Prediction]:
