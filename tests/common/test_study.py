@@ -1,0 +1,153 @@
+"""The plan: what it may say, how it complains, and the hash by which parties know it."""
+
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import pytest
+from pydantic import BaseModel
+
+from wbc_common.errors import SettingError
+from wbc_common.study import LossSettings, StudyConfig, parse_study, read_study, write_study
+
+LEAST: dict[str, Any] = {"name": "s", "clinics": {"train": ["a", "b"], "held_out": ["c"]}}
+
+
+def study(**changes: Any) -> StudyConfig:
+    return parse_study({**LEAST, **changes}, "study.toml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"round": 3}, r"unknown setting 'round' \(did you mean 'rounds'\?\)"),
+        (
+            {"loss": {"alignment_wieght": 1}},
+            r"unknown setting 'loss.alignment_wieght' \(did you mean 'alignment_weight'",
+        ),
+        ({"clinics": {"train": ["a"], "heldout": ["b"]}}, r"'clinics.heldout' \(did you mean 'held_out'"),
+        ({"qqq": 1}, "unknown setting 'qqq'; known: name, registry, seed, rounds"),
+        ({"images": {"qqq": 1}}, "unknown setting 'images.qqq'; known: size_px, white_balance"),
+        ({"rounds": 0}, "rounds = 0: .*greater than or equal to 1"),
+        ({"rounds": "many"}, "rounds = 'many'"),
+        ({"registry": "wbc7"}, "registry = 'wbc7'.*'wbc5', 'wbc11' or 'wbc13'"),
+        ({"loss": {"tau": float("nan")}}, "loss.tau = nan"),
+        ({"loss": {"guide_weight": float("inf")}}, "loss.guide_weight = inf"),
+        ({"training": 3}, "training = 3"),
+        ({"name": "../up"}, "name = '../up'"),
+        ({"clinics": {"train": []}}, "clinics.train"),
+        ({"clinics": {"train": ["a/b"]}}, "clinics.train.0 = 'a/b'"),
+        ({"clinics": {"train": ["a", "b"], "held_out": ["b"]}}, "one role; named twice: b"),
+        ({"clinics": {"train": ["a", "a"]}}, "one role; named twice: a"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_what_was_expected(changes: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(SettingError, match=complaint) as found:
+        study(**changes)
+    assert "study.toml" in found.value.problem
+
+
+def test_all_wrong_settings_are_named_at_once() -> None:
+    with pytest.raises(SettingError) as found:
+        parse_study({"round": 1, "loss": {"tau": -1}}, "study.toml")
+    for part in ("'name' is missing", "'clinics' is missing", "'round'", "loss.tau = -1"):
+        assert part in found.value.problem
+
+
+def test_a_plan_cannot_be_changed_once_read() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        study().rounds = 3  # type: ignore[misc]
+
+
+def test_the_plan_and_its_hash_survive_toml_and_json(tmp_path: Path) -> None:
+    before = study(loss={"tau": 0.1 + 0.2, "alignment_min_cells": 7}, training={"learning_rate": 1e-5})
+    write_study(before, tmp_path / "study.toml")
+    assert read_study(tmp_path / "study.toml") == before
+    assert read_study(tmp_path / "study.toml").hash == before.hash
+    assert StudyConfig.model_validate_json(before.model_dump_json()).hash == before.hash
+
+
+def test_a_default_written_out_or_a_whole_number_for_a_float_is_the_same_plan() -> None:
+    assert study(rounds=10, loss={"tau": 1}).hash == study().hash
+
+
+def _leaves(model: type[BaseModel], path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
+    found: list[tuple[tuple[str, ...], Any]] = []
+    for name, field in model.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            found += _leaves(annotation, (*path, name))
+        else:
+            found.append(((*path, name), annotation))
+    return found
+
+
+def _another(value: Any, annotation: Any) -> Any:
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, tuple):
+        return [*value, "zz"]
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, float):
+        return value / 2 if value else 0.5
+    choices = [choice for choice in get_args(annotation) if choice != value]
+    return choices[0] if get_origin(annotation) and choices else value + "x"
+
+
+@pytest.mark.parametrize("leaf", _leaves(StudyConfig), ids=lambda leaf: ".".join(leaf[0]))
+def test_the_hash_changes_with_every_setting(leaf: tuple[tuple[str, ...], Any]) -> None:
+    path, annotation = leaf
+    values = study().model_dump(mode="json")
+    place, value = values, study()
+    for key in path[:-1]:
+        place, value = place[key], getattr(value, key)
+    place[path[-1]] = _another(getattr(value, path[-1]), annotation)
+    assert parse_study(values, "changed").hash != study().hash
+
+
+def test_the_hash_covers_the_meaning_of_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = study().hash
+    monkeypatch.setattr("wbc_common.study.REGISTRIES", {"wbc5": type("R", (), {"digest": "other"})})
+    assert study().hash != before
+
+
+def test_a_clinic_has_the_role_the_plan_gives_it_and_a_stranger_has_none() -> None:
+    assert [study().role(name) for name in "abc"] == ["train", "train", "held-out"]
+    with pytest.raises(SettingError, match="'d' is not part of study 's', which names a, b, c"):
+        study().role("d")
+
+
+@pytest.mark.parametrize(
+    ("warmup", "rounds", "first"),
+    [
+        (0.15, 10, 3),  # ⌈1.5⌉ = 2 rounds without
+        (0.0, 10, 1),
+        (0.2, 10, 3),
+        (0.07, 100, 8),  # 0.07·100 is 7.000000000000001 in floating point
+        (0.15, 1, 2),
+        (0.5, 4, 3),
+    ],
+)
+def test_the_alignment_term_starts_after_the_warm_up(warmup: float, rounds: int, first: int) -> None:
+    settings = LossSettings(alignment_warmup=warmup)
+    starts = [number for number in range(1, rounds + 1) if settings.aligns(number, rounds)]
+    assert starts == list(range(first, rounds + 1))
+
+
+def test_a_weight_of_0_or_a_whole_warm_up_never_aligns() -> None:
+    assert not any(LossSettings(alignment_weight=0).aligns(number, 10) for number in range(1, 11))
+    assert not any(LossSettings(alignment_warmup=1.0).aligns(number, 10) for number in range(1, 11))
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"), [(b"name = ", "not valid TOML"), (b'name = "\xff"', "not valid TOML")]
+)
+def test_a_file_that_is_no_toml_is_refused(tmp_path: Path, content: bytes, complaint: str) -> None:
+    (tmp_path / "study.toml").write_bytes(content)
+    with pytest.raises(SettingError, match=complaint):
+        read_study(tmp_path / "study.toml")
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"cannot read .*none\.toml"):
+        read_study(tmp_path / "none.toml")
