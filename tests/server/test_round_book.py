@@ -1,0 +1,144 @@
+"""The round book: a round exists once its journal line is on disk, and its model is there before that."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wbc_common.errors import DataError, UpdateRefused
+from wbc_common.study import StudyConfig, parse_study
+from wbc_common.wire import Evaluation, Update
+from wbc_server import checkpoints, journal
+from wbc_server.participation import Roster
+from wbc_server.round_book import RoundBook
+from wbc_server.run_folder import RunFolder
+
+GOOD, POOR = [[3, 0], [0, 3]], [[0, 3], [3, 0]]
+
+
+def a_study(**evaluation: object) -> StudyConfig:
+    clinics = {"train": ["east", "north"], "held_out": ["west"]}
+    return parse_study({"name": "book", "rounds": 5, "clinics": clinics, "evaluation": evaluation}, "test")
+
+
+def open_book(folder: Path, **evaluation: object) -> RoundBook:
+    roster = Roster({"east": 1, "north": 2, "west": 3}, {}, ("east", "north"), ("west",))
+    return RoundBook(RunFolder(folder), a_study(**evaluation), roster)
+
+
+def evaluation(confusion: list[list[int]]) -> Evaluation:
+    return Evaluation(np.array(confusion), np.zeros((0, 2, 2), dtype=np.int64), np.array([4, 3]))
+
+
+def model(value: float) -> dict[str, np.ndarray]:
+    return {"head.bias": np.full(2, value, dtype=np.float32)}
+
+
+def commit(book: RoundBook, number: int, validation: list[list[int]] = GOOD) -> None:
+    """A round whose model holds its number."""
+    book.open_round(number)
+    book.note_evaluation("east", evaluation(validation))
+    book.commit(model(number))
+
+
+def kept(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+def test_what_happened_in_a_round_stands_in_its_line(tmp_path: Path) -> None:
+    book = open_book(tmp_path)
+    book.open_round(1)
+    book.note_bytes("east", "update", 100)
+    book.note_bytes("east", "update", 20)
+    book.note_update("east", Update(model(0), np.ones(2), {"loss": 0.12345678}, num_cells=6, seconds=0.5))
+    book.refuse("north", "update", UpdateRefused("too long", remedy="look"))
+    book.note_evaluation("east", evaluation(GOOD))
+    book.note_evaluation("west", evaluation(POOR))
+    book.commit(model(1))
+    (record,) = journal.read(tmp_path / "rounds.jsonl")
+    assert record["egress"] == {"east": {"update": 120}, "north": {}, "west": {}}
+    assert record["train"] == {"east": {"loss": 0.123457, "cells": 6, "seconds": 0.5}}
+    refused = {"round": 1, "clinic": "north", "stage": "update", "kind": "refused", "reason": "too long"}
+    assert record["refused"] == [refused]
+    assert (record["validation"], record["held_out"]) == ({"east": GOOD}, {"west": POOR})
+    assert record["coarse"] == {"east": [4, 3], "west": [4, 3]}
+
+
+def test_the_checkpoint_is_on_disk_before_the_line_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append, seen = journal.append, []
+
+    def look_then_append(path: Path, record: journal.Record) -> None:
+        reference = checkpoints.CheckpointRef(**record["checkpoint"])
+        seen.append(checkpoints.load(tmp_path / "checkpoints", reference)["head.bias"].tolist())
+        append(path, record)
+
+    monkeypatch.setattr(journal, "append", look_then_append)
+    commit(open_book(tmp_path), 1)
+    assert seen == [[1.0, 1.0]]
+
+
+def test_a_crash_between_checkpoint_and_line_loses_that_round_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit(open_book(tmp_path), 1)
+
+    def crash(path: Path, record: journal.Record) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(journal, "append", crash)
+        with pytest.raises(KeyboardInterrupt):
+            commit(open_book(tmp_path), 2)
+    book = open_book(tmp_path)
+    assert book.rounds_done == 1
+    assert book.load(1)["head.bias"].tolist() == [1.0, 1.0]
+    commit(book, 2)
+    assert open_book(tmp_path).load(2)["head.bias"].tolist() == [2.0, 2.0]
+
+
+def test_the_last_and_the_selected_model_are_kept_and_no_other(tmp_path: Path) -> None:
+    book = open_book(tmp_path)
+    for number, validation in enumerate([POOR, GOOD, POOR, POOR], start=1):
+        commit(book, number, validation)
+    assert book.selected_round == 2
+    assert kept(tmp_path) == ["round-0002.safetensors", "round-0004.safetensors"]
+    assert book.load(2)["head.bias"].tolist() == [2.0, 2.0]
+
+
+def test_with_selection_last_one_model_is_kept(tmp_path: Path) -> None:
+    book = open_book(tmp_path, selection="last")
+    for number in (1, 2, 3):
+        commit(book, number)
+    assert kept(tmp_path) == ["round-0003.safetensors"]
+
+
+def test_an_opened_book_goes_on_after_its_last_line(tmp_path: Path) -> None:
+    assert open_book(tmp_path).rounds_done == 0
+    book = open_book(tmp_path)
+    commit(book, 1)
+    commit(book, 2, POOR)
+    again = open_book(tmp_path)
+    assert (again.rounds_done, again.selected_round) == (2, 1)
+
+
+def test_a_damaged_model_is_never_loaded(tmp_path: Path) -> None:
+    book = open_book(tmp_path)
+    commit(book, 1)
+    path = tmp_path / "checkpoints" / "round-0001.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(DataError, match="is damaged"):
+        book.load(1)
+
+
+def test_a_new_round_begins_with_a_clean_page(tmp_path: Path) -> None:
+    book = open_book(tmp_path)
+    book.open_round(1)
+    book.refuse("north", "update", UpdateRefused("too long", remedy="look"))
+    book.note_missing(["east"])
+    book.commit(model(1))
+    commit(book, 2)
+    assert (book.records[1]["refused"], book.records[1]["missing"]) == ([], [])
