@@ -18,7 +18,7 @@ from wbc_server.report import write_report
 from wbc_server.round_book import RoundBook
 from wbc_server.run_folder import locate_run, write_atomically
 from wbc_server.strategy import WbcStrategy
-from wbc_server.summary import summarise
+from wbc_server.summary import egress, summarise
 
 app = ServerApp()
 _TIMEOUT_SECONDS = 6 * 3600.0
@@ -35,8 +35,9 @@ def main(grid: Grid, context: Context) -> None:
     _run_rounds(grid, WbcStrategy(study, roster, book, _TIMEOUT_SECONDS))
     selected = book.selected_round
     arrays = book.load(selected)
-    final = measure(grid, study, roster, arrays, _TIMEOUT_SECONDS)
+    final, final_bytes = measure(grid, study, roster, arrays, _TIMEOUT_SECONDS)
     metrics = summarise(study, roster, book.records, final, selected)
+    metrics["egress_bytes"] = egress(book.records, roster.described_bytes, final_bytes)
     export_model(folder, study, arrays, selected)
     write_draws(folder, final)
     # metrics.json says that the run is finished, so it comes after what it stands for; the report reads it.

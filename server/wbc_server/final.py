@@ -4,7 +4,7 @@ from flwr.serverapp import Grid
 
 from wbc_common.errors import WbcError
 from wbc_common.study import StudyConfig
-from wbc_common.wire import Arrays, Evaluation, Task, decode_evaluation
+from wbc_common.wire import Arrays, Evaluation, Task, decode_evaluation, num_bytes
 from wbc_server.events import ReplyRefused, announce
 from wbc_server.gate import check_evaluation
 from wbc_server.participation import Roster, content_of, instruct
@@ -12,19 +12,26 @@ from wbc_server.participation import Roster, content_of, instruct
 
 def measure(
     grid: Grid, study: StudyConfig, roster: Roster, arrays: Arrays, timeout_seconds: float
-) -> dict[str, Evaluation]:
-    """Evaluations by clinic: test cells of training clinics, all cells of held-out clinics, with bootstrap draws."""
+) -> tuple[dict[str, Evaluation], dict[str, int]]:
+    """Evaluations by clinic: test cells of training clinics, all cells of held-out clinics, with bootstrap draws.
+
+    Returns:
+        The evaluations that count, and the size in bytes of each clinic's answer.
+    """
     replicates = study.evaluation.bootstrap_replicates
     test = Task("evaluate", study.hash, study.rounds, arrays, split="test", replicates=replicates)
     whole = Task("evaluate", study.hash, study.rounds, arrays, split="all", replicates=replicates)
     messages = [*instruct(test, roster, roster.train), *instruct(whole, roster, roster.held_out)]
     found: dict[str, Evaluation] = {}
+    sizes: dict[str, int] = {}
     for reply in grid.send_and_receive(messages, timeout=timeout_seconds):
         clinic = roster.clinic_of(reply.metadata.src_node_id)
         if clinic is None or clinic in found:
             continue
         try:
-            evaluation = decode_evaluation(content_of(reply))
+            records = content_of(reply)
+            sizes[clinic] = num_bytes(records)
+            evaluation = decode_evaluation(records)
             split = "test" if clinic in roster.train else "all"
             num_cells = roster.declared_cells(clinic, split)
             check_evaluation(evaluation, num_cells, num_classes=len(study.classes))
@@ -32,4 +39,4 @@ def measure(
             announce(ReplyRefused(study.rounds, clinic, "final evaluation", error.problem))
             continue
         found[clinic] = evaluation
-    return found
+    return found, sizes

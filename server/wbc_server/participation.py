@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from flwr.app import Message, RecordDict
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from wbc_common.errors import ConnectionFailure, UpdateRefused, WbcError
 from wbc_common.study import StudyConfig
-from wbc_common.wire import MESSAGE_TYPES, Description, Task, decode_description, encode_task
+from wbc_common.wire import MESSAGE_TYPES, Description, Task, decode_description, encode_task, num_bytes
 
 log = logging.getLogger(__name__)
 
@@ -24,12 +24,14 @@ class Roster:
         nodes: clinic → node id.
         class_counts: clinic → declared cells float64 [3, C] of train, val and test.
         train, held_out: names by role.
+        described_bytes: clinic → size of its answer to the roll.
     """
 
     nodes: dict[str, int]
     class_counts: dict[str, NDArray[np.float64]]
     train: tuple[str, ...]
     held_out: tuple[str, ...]
+    described_bytes: dict[str, int] = field(default_factory=dict)
 
     def clinic_of(self, node_id: int) -> str | None:
         """The clinic behind a node, or None for a stranger."""
@@ -75,6 +77,7 @@ def call_roll(grid: Grid, study: StudyConfig, timeout_seconds: float) -> Roster:
     records = encode_task(Task("describe", study.hash))
     messages = [Message(records, node, MESSAGE_TYPES["describe"]) for node in grid.get_node_ids()]
     answers: dict[str, tuple[int, Description]] = {}
+    sizes: dict[str, int] = {}
     for reply in grid.send_and_receive(messages, timeout=timeout_seconds):
         description = _description(reply, study)
         if description is None:
@@ -84,12 +87,14 @@ def call_roll(grid: Grid, study: StudyConfig, timeout_seconds: float) -> Roster:
                 f"two nodes say that they are clinic '{description.clinic}'", remedy="stop one of the two"
             )
         answers[description.clinic] = (reply.metadata.src_node_id, description)
+        sizes[description.clinic] = num_bytes(reply.content)
     _check_complete(study, set(answers))
     return Roster(
         nodes={clinic: answers[clinic][0] for clinic in sorted(answers)},
         class_counts={clinic: answers[clinic][1].class_counts for clinic in sorted(answers)},
         train=tuple(sorted(study.clinics.train)),
         held_out=tuple(sorted(study.clinics.held_out)),
+        described_bytes=sizes,
     )
 
 

@@ -67,7 +67,6 @@ def summarise(
         "mean_held_out": _means(held_out, rates),
         "in_domain": {clinic: _figures(study, evaluation, rates) for clinic, evaluation in in_domain.items()},
         "mean_in_domain": _means(in_domain, rates),
-        "egress_bytes": _egress(records),
         "refused": [refusal for record in records for refusal in record["refused"]],
     }
 
@@ -157,13 +156,17 @@ def _mean(rate: Rate, evaluations: list[Evaluation]) -> dict[str, float | None] 
     return _as_json(percentile_interval(value, draws))
 
 
-def _egress(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
-    total: dict[str, dict[str, int]] = {}
-    for record in records:
-        for clinic, sizes in record["egress"].items():
-            sums = total.setdefault(clinic, {})
-            for kind, size in sizes.items():
-                sums[kind] = sums.get(kind, 0) + size
+def egress(
+    records: Sequence[Mapping[str, Any]], described: Mapping[str, int], final: Mapping[str, int]
+) -> dict[str, dict[str, int]]:
+    """Bytes that arrived from each clinic by kind: the roll, every round, and the final evaluation."""
+    total: dict[str, dict[str, int]] = {clinic: {"describe": size} for clinic, size in described.items()}
+    rounds = [(clinic, sizes) for record in records for clinic, sizes in record["egress"].items()]
+    last = [(clinic, {"evaluation": size}) for clinic, size in final.items()]
+    for clinic, sizes in [*rounds, *last]:
+        sums = total.setdefault(clinic, {})
+        for kind, size in sizes.items():
+            sums[kind] = sums.get(kind, 0) + size
     return total
 
 

@@ -95,7 +95,7 @@ def write_comparison(experiment: Experiment, cells: Sequence[Cell], output: Path
         "study": experiment.study["name"],
         "seeds": sorted({cell.seed for cell in cells}),
         "folds": list(dict.fromkeys(cell.fold for cell in cells)),
-        "methods": _summarise(cells, scores),
+        "methods": _summarise(experiment.compare, cells, scores),
     }
     write_atomically(output / "comparison.json", json.dumps(comparison, indent=1).encode())
     write_atomically(output / "comparison.md", comparison_tables(comparison).encode())
@@ -107,17 +107,20 @@ def comparison_tables(comparison: dict[str, Any]) -> str:
     return paired_table(comparison)
 
 
-def _summarise(cells: Sequence[Cell], scores: dict[tuple[str, str, int], CellScores]) -> dict[str, Any]:
+def _summarise(
+    comparison: Comparison, cells: Sequence[Cell], scores: dict[tuple[str, str, int], CellScores]
+) -> dict[str, Any]:
     methods = list(dict.fromkeys(cell.method for cell in cells))
     folds = list(dict.fromkeys(cell.fold for cell in cells))
     seeds = sorted({cell.seed for cell in cells})
     draws = _draw_seeds(len(seeds), scores)
     summary: dict[str, Any] = {}
     for method in methods:
-        summary[method] = {"by_fold": {}, "figures": {}}
+        baseline = comparison.baseline_of(method)
+        summary[method] = {"baseline": baseline, "by_fold": {}, "figures": {}}
         for figure in FIGURES:
             values, replicates = _figure(figure, method, folds, seeds, scores, draws)
-            base_values, base_replicates = _figure(figure, methods[0], folds, seeds, scores, draws)
+            base_values, base_replicates = _figure(figure, baseline, folds, seeds, scores, draws)
             summary[method]["figures"][figure] = {
                 "mean": _interval(values.mean(), replicates.mean(axis=0)),
                 "difference": _interval((values - base_values).mean(), (replicates - base_replicates).mean(axis=0)),

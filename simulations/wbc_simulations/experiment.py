@@ -7,10 +7,10 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import tomli_w
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from wbc_common.errors import SettingError
 from wbc_common.study import ClinicId, Role, Settings, StudyConfig, parse_study, read_toml, validated
@@ -57,17 +57,36 @@ class DataSource(Settings):
 
 
 class Method(Settings):
-    """One method to compare: settings that replace the study's, table by table."""
+    """One method to compare: settings that replace the study's, table by table.
+
+    `baseline` names the method that its paired differences are taken to; by default the first of the comparison.
+    """
 
     name: str = Field(min_length=1, max_length=60)
+    baseline: str | None = None
     settings: dict[str, dict[str, Any]] = Field(default={})
 
 
 class Comparison(Settings):
-    """What `compare` runs; the first method is the baseline of every paired difference."""
+    """What `compare` runs."""
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     methods: tuple[Method, ...] = ()
+
+    @model_validator(mode="after")
+    def _baselines_exist(self) -> Self:
+        names = [method.name for method in self.methods]
+        if len(set(names)) < len(names):
+            raise ValueError(f"methods need different names, got {', '.join(names)}")
+        strangers = [method.baseline for method in self.methods if method.baseline not in (None, *names)]
+        if strangers:
+            raise ValueError(f"no method is called {', '.join(map(str, strangers))}")
+        return self
+
+    def baseline_of(self, name: str) -> str:
+        """The method that a method is compared with."""
+        method = next(method for method in self.methods if method.name == name)
+        return method.baseline or self.methods[0].name
 
 
 class Experiment(Settings):

@@ -51,19 +51,18 @@ def _rate(name: str, confusion: NDArray[np.int64], rare: tuple[int, ...]) -> NDA
 
 
 def paired_table(comparison: dict[str, Any]) -> str:
-    """Markdown: a row a method, in points (0–100) with 95 % intervals; differences are paired with the first method."""
-    methods = comparison["methods"]
-    baseline = next(iter(methods))
+    """Markdown: a row a method, in points (0–100) with 95 % intervals; Δ is the paired difference to its baseline."""
     head = ["method"]
     for title in FIGURES.values():
-        head += [title, f"Δ to {baseline}"]
-    lines = [_row(head), _row(["---", *["---:"] * (len(head) - 1)])]
-    for name, summary in methods.items():
+        head += [title, "Δ"]
+    lines = [_row([*head, "Δ is to"]), _row(["---", *["---:"] * (len(head) - 1), "---"])]
+    for name, summary in comparison["methods"].items():
+        own_baseline = summary["baseline"] == name
         cells = [name]
         for figure in FIGURES:
             values = summary["figures"][figure]
-            cells += [_points(values["mean"]), "–" if name == baseline else _points(values["difference"], sign=True)]
-        lines.append(_row(cells))
+            cells += [_points(values["mean"]), "–" if own_baseline else _points(values["difference"], sign=True)]
+        lines.append(_row([*cells, "–" if own_baseline else summary["baseline"]]))
     return "\n".join([*lines, "", *_fold_lines(comparison)]) + "\n"
 
 
