@@ -9,8 +9,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from wbc_client.features import predict
+from wbc_common.appearance import prepare
 from wbc_common.errors import DataError, SettingError
-from wbc_common.images import read_image, white_balance
+from wbc_common.images import read_image
 from wbc_common.models import Network, build_model
 from wbc_common.study import StudyConfig, parse_study
 
@@ -73,9 +74,8 @@ def classify(model: Network, study: StudyConfig, paths: Iterable[Path]) -> list[
         DataError: an image cannot be read.
     """
     files = list(paths)
-    pixels = [torch.from_numpy(read_image(path, study.images.size_px)).permute(2, 0, 1) for path in files]
-    images = torch.stack(pixels)  # uint8 [N, 3, H, W]
-    images = white_balance(images) if study.images.white_balance else images
+    pixels = [torch.from_numpy(read_image(path, study.images.source_px)).permute(2, 0, 1) for path in files]
+    images = prepare(torch.stack(pixels), study.images)  # uint8 [N, 3, H, W]
     probabilities = predict(model, images, torch.device("cpu")).softmax(dim=1)
     return [_prediction(path, row, study) for path, row in zip(files, probabilities, strict=True)]
 

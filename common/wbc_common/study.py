@@ -49,10 +49,23 @@ class ClinicSettings(Settings):
 
 
 class ImageSettings(Settings):
-    """What the network sees. `white_balance` divides each image by its own background colour (docs/method.md §3)."""
+    """What the network sees.
+
+    Attributes:
+        size_px: side of the square image that enters the network.
+        white_balance: divide each image by its own background colour (docs/method.md §3).
+        framing: `nucleus` windows each image on its nucleus, so that cells are of one size whatever the clinic's crops
+            (`wbc_common.framing`); `as-is` takes the crops as they come.
+    """
 
     size_px: int = Field(64, ge=16, le=512)
     white_balance: bool = True
+    framing: Literal["nucleus", "as-is"] = "nucleus"
+
+    @property
+    def source_px(self) -> int:
+        """Side at which images are read, before framing: larger, so that a window keeps its detail."""
+        return self.size_px if self.framing == "as-is" else self.size_px * 3 // 2
 
 
 class ModelSettings(Settings):

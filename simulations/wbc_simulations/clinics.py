@@ -46,8 +46,8 @@ def phantom_cells(clinic: PhantomClinic, study: StudyConfig, seed: int) -> Path:
     path = cache_folder() / f"{clinic.clinic}-{_cache_key(clinic, study, seed)}.safetensors"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        cells = render_clinic(clinic, study.classes, size_px=study.images.size_px, seed=seed)
-        write_packed(cells, path, packed_metadata(study.classes, study.images.size_px))
+        cells = render_clinic(clinic, study.classes, size_px=study.images.source_px, seed=seed)
+        write_packed(cells, path, packed_metadata(study.classes, study.images.source_px))
     return path
 
 
@@ -116,7 +116,7 @@ def _cache_key(clinic: PhantomClinic, study: StudyConfig, seed: int) -> str:
         load_domain(clinic.domain).model_dump(mode="json"),
         mixes,
         study.classes.digest,
-        study.images.size_px,
+        study.images.source_px,
         seed,
         _RENDERER,
     ]

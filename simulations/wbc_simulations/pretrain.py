@@ -16,12 +16,12 @@ from safetensors.torch import save
 from wbc_client.dataset.cell_set import CellSet
 from wbc_client.evaluation import evaluate
 from wbc_client.training import train_locally
+from wbc_common.appearance import prepare
 from wbc_common.cells import registry
 from wbc_common.confusion import balanced_accuracy
-from wbc_common.images import white_balance
 from wbc_common.models import Network, build_model, is_head
 from wbc_common.seeds import derive_seed, numpy_generator
-from wbc_common.study import StudyConfig, parse_study
+from wbc_common.study import ImageSettings, StudyConfig, parse_study
 from wbc_server.run_folder import write_atomically
 from wbc_simulations.phantom import domain_names, load_domain, render
 
@@ -49,7 +49,7 @@ def pretrain(
     """Train the small network on phantoms of `domains` (all of them if empty). `on_epoch` gets epoch and loss."""
     study = _study(epochs, seed, size_px)
     chosen = tuple(domains) or domain_names()
-    cells = _join([phantom_cells(name, cells_per_domain, seed, study.images.size_px) for name in chosen])
+    cells = _join([phantom_cells(name, cells_per_domain, seed, study.images) for name in chosen])
     model = build_model(study.model, len(study.classes), derive_seed(seed, "pretrain"))
     for epoch in range(1, epochs + 1):
         update = train_locally(model, cells.part("train"), study, clinic="phantom", round_number=epoch, sums=None)
@@ -65,7 +65,7 @@ def save_backbone(model: Network, path: Path) -> None:
     write_atomically(path, save(arrays))
 
 
-def phantom_cells(domain: str, num_cells: int, seed: int, size_px: int) -> CellSet:
+def phantom_cells(domain: str, num_cells: int, seed: int, settings: ImageSettings) -> CellSet:
     """Cells of one domain in equal shares of the 13 classes; a tenth of the patients is kept for testing."""
     classes = registry("wbc13")
     generator = numpy_generator(seed, "pretrain", domain)
@@ -75,10 +75,10 @@ def phantom_cells(domain: str, num_cells: int, seed: int, size_px: int) -> CellS
         torch.from_numpy(labels),
         torch.from_numpy(patients),
         load_domain(domain),
-        size_px=size_px,
+        size_px=settings.source_px,
         seed=derive_seed(seed, "pretrain", domain),
     )
-    images = white_balance(images)
+    images = prepare(images, settings)
     is_test = generator.random(patients.max() + 1) < _TEST_SHARE
     split = np.where(is_test[patients], 2, 0).astype(np.int64)
     allowed = torch.nn.functional.one_hot(torch.from_numpy(labels), len(classes)).bool()

@@ -22,9 +22,10 @@ from wbc_client.dataset.manifest import read_manifest
 from wbc_client.dataset.packed import packed_metadata, read_packed
 from wbc_client.dataset.splits import assign_splits, connected_units, given_splits, refuse_straddling
 from wbc_client.site import Site
+from wbc_common.appearance import prepare
 from wbc_common.cells import Registry
 from wbc_common.errors import DataError
-from wbc_common.images import read_image, white_balance
+from wbc_common.images import read_image
 from wbc_common.seeds import derive_seed
 from wbc_common.study import StudyConfig
 
@@ -52,13 +53,13 @@ class OpenedCells:
 
 
 def open_cells(site: Site, study: StudyConfig) -> OpenedCells:
-    """All usable cells of the clinic, at the study's size, white-balanced where the study says so.
+    """All usable cells of the clinic, prepared as the study says: size, white balance, framing.
 
     Raises:
         DataError: no cell is left, too many images are unreadable, or labels, splits or the manifest are wrong.
     """
     if site.data.kind == "packed":
-        cells = read_packed(site.data.path, packed_metadata(study.classes, study.images.size_px))
+        cells = read_packed(site.data.path, packed_metadata(study.classes, study.images.source_px))
         refuse_straddling(cells.groups.numpy(), cells.split.numpy())
         opened = OpenedCells(cells, (), (), {})
     else:
@@ -68,7 +69,8 @@ def open_cells(site: Site, study: StudyConfig) -> OpenedCells:
             f"no cell of {study.registry} is left at {site.data.path}; left out: {opened.left_out or 'none'}",
             remedy="check data.path and the labels",
         )
-    return _balanced(opened) if study.images.white_balance else opened
+    images = prepare(opened.cells.images, study.images)
+    return replace(opened, cells=replace(opened.cells, images=images))
 
 
 def _open_files(site: Site, study: StudyConfig) -> OpenedCells:
@@ -80,7 +82,7 @@ def _open_files(site: Site, study: StudyConfig) -> OpenedCells:
         )
     units = connected_units([file.group for file in listing.files], [file.near_duplicate for file in listing.files])
     split, split_note = _splits(site, listing, units)
-    images, readable = _decode(listing.files, study.images.size_px)
+    images, readable = _decode(listing.files, study.images.source_px)
     unreadable = tuple(file.name for file, read in zip(listing.files, readable, strict=True) if not read)
     _check_readable(site, unreadable, len(listing.files))
     everything = CellSet(
@@ -163,7 +165,3 @@ def _notes(listing: Listing, cells: CellSet, num_unreadable: int, split_note: st
     if not cells.exact.all():
         notes.append(f"{int((~cells.exact).sum())} cells have a coarse label")
     return tuple(notes)
-
-
-def _balanced(opened: OpenedCells) -> OpenedCells:
-    return replace(opened, cells=replace(opened.cells, images=white_balance(opened.cells.images)))

@@ -1,0 +1,112 @@
+"""The networks: size, norm layers, what a head row is, and that Opacus can take gradients per sample."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from wbc_common.models import Network, build_model, is_head, load_arrays, model_arrays
+from wbc_common.study import ModelSettings
+
+BACKBONES = pytest.mark.parametrize("backbone", ["cnn-small", "resnet18"])
+NUM_FEATURES = {"cnn-small": 384, "resnet18": 512}
+
+
+def network(backbone: str, num_classes: int = 5, seed: int = 0) -> Network:
+    return build_model(ModelSettings(backbone=backbone), num_classes, seed)  # type: ignore[arg-type]
+
+
+def images(number: int = 2, size_px: int = 32) -> torch.Tensor:
+    return torch.randn(number, 3, size_px, size_px, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_small_network_has_about_0_3_million_parameters() -> None:
+    assert 0.25e6 < sum(parameter.numel() for parameter in network("cnn-small").parameters()) < 0.4e6
+
+
+@BACKBONES
+def test_group_norm_is_the_only_norm_and_there_are_no_running_statistics(backbone: str) -> None:
+    model = network(backbone)
+    norms = [module for module in model.modules() if "norm" in type(module).__name__.lower()]
+    assert norms
+    assert all(type(module) is nn.GroupNorm for module in norms)
+    assert not list(model.buffers())
+
+
+@BACKBONES
+def test_head_rows_are_one_per_class_and_the_backbone_knows_no_class(backbone: str) -> None:
+    five, seven = model_arrays(network(backbone, 5)), model_arrays(network(backbone, 7))
+    assert five.keys() == seven.keys()
+    for key in five:
+        if is_head(key):
+            assert (len(five[key]), len(seven[key])) == (5, 7)
+        else:
+            assert five[key].shape == seven[key].shape
+    assert {key for key in five if is_head(key)} == {"head.weight", "head.bias"}
+
+
+@BACKBONES
+def test_logits_are_features_through_the_head(backbone: str) -> None:
+    model = network(backbone).eval()
+    with torch.no_grad():
+        features = model.features(images())
+        assert features.shape == (2, NUM_FEATURES[backbone])
+        expected = features @ model.head.weight.T + model.head.bias
+        torch.testing.assert_close(model(images()), expected)
+
+
+@BACKBONES
+def test_a_cell_is_classified_alike_alone_and_in_a_batch(backbone: str) -> None:
+    model = network(backbone).train()  # batch statistics would show in training mode
+    with torch.no_grad():
+        torch.testing.assert_close(model(images(3))[:1], model(images(3)[:1]), atol=1e-5, rtol=1e-4)
+
+
+def test_the_smallest_images_of_a_plan_pass() -> None:
+    assert network("cnn-small")(images(1, size_px=16)).shape == (1, 5)
+
+
+def test_the_seed_decides_the_weights_and_the_global_generator_is_left_alone() -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    one, same, other = (model_arrays(network("cnn-small", seed=seed)) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(np.array_equal(one[key], same[key]) for key in one)
+    assert not np.array_equal(one["head.weight"], other["head.weight"])
+
+
+def test_arrays_are_copies_and_load_back_bit_for_bit() -> None:
+    model = network("cnn-small")
+    arrays = model_arrays(model)
+    with torch.no_grad():
+        model.head.bias.add_(1)
+    assert not np.array_equal(arrays["head.bias"], model.head.bias.detach().numpy())
+    load_arrays(model, arrays)
+    assert all(np.array_equal(value, arrays[key]) for key, value in model_arrays(model).items())
+
+
+@pytest.mark.parametrize("change", ["missing", "surplus", "shape"])
+def test_arrays_of_another_network_are_refused(change: str) -> None:
+    model = network("cnn-small")
+    arrays = model_arrays(model)
+    if change == "missing":
+        del arrays["head.bias"]
+    else:
+        arrays["head.bias" if change == "shape" else "more"] = np.zeros(9, dtype=np.float32)
+    with pytest.raises(RuntimeError):
+        load_arrays(model, arrays)
+
+
+@pytest.mark.slow
+@BACKBONES
+def test_opacus_gradients_per_sample_equal_those_of_single_cells(backbone: str) -> None:
+    from opacus import GradSampleModule
+
+    batch, labels = images(2), torch.tensor([0, 3])
+    wrapped = GradSampleModule(network(backbone))
+    nn.functional.cross_entropy(wrapped(batch), labels, reduction="sum").backward()
+    for row in range(2):
+        alone = network(backbone)
+        nn.functional.cross_entropy(alone(batch[row : row + 1]), labels[row : row + 1]).backward()
+        for ours, expected in zip(wrapped.parameters(), alone.parameters(), strict=True):
+            torch.testing.assert_close(ours.grad_sample[row], expected.grad, atol=1e-4, rtol=1e-3)

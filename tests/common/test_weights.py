@@ -1,0 +1,212 @@
+"""Initial weights: from files and by torchvision's names, with a network in torchvision's own layout as the source."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from wbc_common.errors import DataError, SettingError
+from wbc_common.models import Network, build_model
+from wbc_common.study import ModelSettings
+from wbc_common.vision import torchvision
+from wbc_common.weights import load_initial_weights
+
+State = dict[str, Tensor]
+NAME = "ResNet18_Weights.IMAGENET1K_V1"
+FILE = "resnet18-f37072fd.pth"
+
+
+@pytest.fixture(scope="module")
+def published() -> State:
+    """The state dict of torchvision's ResNet-18 with BatchNorm and fc, in which no array is at its start value."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        state: State = torchvision.models.resnet18().state_dict()
+        return {
+            key: value + torch.rand(value.shape) if value.is_floating_point() else value for key, value in state.items()
+        }
+
+
+def fresh(backbone: str = "resnet18") -> Network:
+    return build_model(ModelSettings(backbone=backbone), 5, seed=0)  # type: ignore[arg-type]
+
+
+def load(weights: object, backbone: str = "resnet18") -> tuple[Network, list[str]]:
+    model = fresh(backbone)
+    return model, load_initial_weights(model, ModelSettings(backbone=backbone, weights=str(weights)))  # type: ignore[arg-type]
+
+
+def check_taken_over(model: Network, loaded: list[str], published: State) -> None:
+    """Every convolution is the source's; norm layers and head are as before."""
+    start = fresh().state_dict()
+    convolutions = {f"backbone.{key}" for key, value in published.items() if value.ndim == 4}
+    assert len(convolutions) == 20
+    assert set(loaded) == convolutions
+    for key, value in model.state_dict().items():
+        expected = published[key.removeprefix("backbone.")] if key in convolutions else start[key]
+        assert torch.equal(value, expected), key
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt"])
+def test_a_file_in_torchvisions_layout_gives_its_convolutions_and_nothing_else(
+    tmp_path: Path, published: State, suffix: str
+) -> None:
+    path = tmp_path / f"resnet{suffix}"
+    if suffix == ".safetensors":
+        save_file(published, path)
+    else:
+        torch.save(published, path)
+    check_taken_over(*load(path), published)
+
+
+def test_a_state_dict_inside_a_checkpoint_is_found(tmp_path: Path, published: State) -> None:
+    torch.save({"state_dict": published, "epoch": 3}, tmp_path / "checkpoint.pth")
+    check_taken_over(*load(tmp_path / "checkpoint.pth"), published)
+
+
+def test_our_own_network_loads_whole_norms_and_head_included(tmp_path: Path) -> None:
+    source = build_model(ModelSettings(), 5, seed=3)
+    save_file(source.state_dict(), tmp_path / "own.safetensors")
+    model, loaded = load(tmp_path / "own.safetensors", "cnn-small")
+    assert set(loaded) == set(source.state_dict())
+    assert all(torch.equal(value, source.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+def test_a_head_for_other_classes_is_left_at_random(tmp_path: Path) -> None:
+    source = build_model(ModelSettings(), 11, seed=3)
+    save_file(source.state_dict(), tmp_path / "eleven.safetensors")
+    model, loaded = load(tmp_path / "eleven.safetensors", "cnn-small")
+    assert "head.weight" not in loaded
+    assert torch.equal(model.head.weight, fresh("cnn-small").head.weight)
+    key = "backbone.0.convolution.weight"
+    assert torch.equal(model.state_dict()[key], source.state_dict()[key])
+
+
+@pytest.mark.parametrize("weights", ["fc only", "other shapes", "empty"])
+def test_weights_without_a_convolution_that_fits_are_refused(tmp_path: Path, published: State, weights: str) -> None:
+    chosen: dict[str, State] = {
+        "fc only": {key: value for key, value in published.items() if key.startswith("fc")},
+        "other shapes": {key: value[:1].clone() for key, value in published.items() if value.ndim == 4},
+        "empty": {},
+    }
+    save_file(chosen[weights], tmp_path / "w.safetensors")
+    with pytest.raises(DataError, match="no convolution that fits backbone 'resnet18'"):
+        load(tmp_path / "w.safetensors")
+
+
+def test_weights_of_another_backbone_are_refused(tmp_path: Path, published: State) -> None:
+    save_file(published, tmp_path / "w.safetensors")
+    with pytest.raises(DataError, match="no convolution that fits backbone 'cnn-small'"):
+        load(tmp_path / "w.safetensors", "cnn-small")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.999])
+def test_a_truncated_file_is_refused_by_name(tmp_path: Path, suffix: str, share: float) -> None:
+    path = tmp_path / f"half{suffix}"
+    state = {"conv1.weight": torch.zeros(64, 3, 7, 7)}
+    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(DataError, match=f"cannot read weights half{suffix}"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"hello, this is text", b"<!DOCTYPE html><html>", b"\x80\x02.", b"version https://git-lfs"]
+)
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_file_that_holds_something_else_is_refused_by_name(tmp_path: Path, suffix: str, content: bytes) -> None:
+    (tmp_path / f"page{suffix}").write_bytes(content)
+    with pytest.raises(DataError, match=f"weights page{suffix}"):
+        load(tmp_path / f"page{suffix}")
+
+
+class Touch:
+    """Unpickling this would create a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize("how", ["torch", "pickle"])
+def test_a_pickle_is_never_run(tmp_path: Path, how: str) -> None:
+    path, trace = tmp_path / "evil.pth", tmp_path / "ran"
+    values = {"conv1.weight": Touch(trace)}
+    torch.save(values, path) if how == "torch" else path.write_bytes(pickle.dumps(values))
+    with pytest.raises(DataError, match=r"cannot read weights evil\.pth: UnpicklingError"):
+        load(path)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("values", [[torch.zeros(2)], {"a": 3}, {1: torch.zeros(2)}, torch.zeros(2), {"state_dict": 3}])
+def test_a_pth_that_is_no_state_dict_is_refused(tmp_path: Path, values: object) -> None:
+    torch.save(values, tmp_path / "odd.pth")
+    with pytest.raises(DataError, match="something else than named tensors"):
+        load(tmp_path / "odd.pth")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_missing_file_is_refused_by_name(tmp_path: Path, suffix: str) -> None:
+    with pytest.raises(DataError, match=f"cannot read weights none{suffix}"):
+        load(tmp_path / f"none{suffix}")
+
+
+@pytest.fixture
+def torch_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """torch's own cache folder in a place of the test's, and no way out."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    folder = tmp_path / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_a_torchvision_name_loads_from_torchs_cache(torch_cache: Path, published: State) -> None:
+    torch.save(published, torch_cache / FILE)
+    check_taken_over(*load(NAME), published)
+
+
+def test_a_torchvision_name_that_is_not_in_the_cache_says_so_without_a_network(torch_cache: Path) -> None:
+    with pytest.raises(DataError, match="cannot be downloaded") as found:
+        load(NAME)
+    assert "give its path" in found.value.remedy
+    assert list(torch_cache.iterdir()) == []
+
+
+def test_a_damaged_file_or_a_pickle_in_torchs_cache_is_refused(torch_cache: Path, tmp_path: Path) -> None:
+    (torch_cache / FILE).write_bytes(b"hello, this is text")
+    with pytest.raises(DataError, match="damaged in torch's cache"):
+        load(NAME)
+    torch.save({"conv1.weight": Touch(tmp_path / "ran")}, torch_cache / FILE)
+    with pytest.raises(DataError, match="damaged in torch's cache"):
+        load(NAME)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["imagenet", "ResNet18_Weights.NOPE", "Nope_Weights.V1", "weights.bin", ""])
+def test_a_name_that_nobody_knows_is_refused(name: str) -> None:
+    with pytest.raises(SettingError, match="neither a file .* nor known to torchvision"):
+        load(name)
+
+
+def test_phantom_weights_that_are_not_shipped_are_a_setting_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wbc_common.weights.PHANTOM_FOLDER", tmp_path)
+    with pytest.raises(SettingError, match="no phantom weights are shipped for backbone 'resnet18'"):
+        load("phantom")
+
+
+def test_building_a_model_loads_the_weights_that_the_plan_names(tmp_path: Path, published: State) -> None:
+    save_file(published, tmp_path / "w.safetensors")
+    settings = ModelSettings(backbone="resnet18", weights=str(tmp_path / "w.safetensors"))
+    assert torch.equal(
+        build_model(settings, 5, seed=0).state_dict()["backbone.conv1.weight"], published["conv1.weight"]
+    )

@@ -1,0 +1,276 @@
+"""Messages: what goes in comes out, and whatever is not ours is one kind of error that repeats none of its content."""
+
+import io
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from wbc_common.errors import MessageError
+from wbc_common.wire import (
+    ERROR_CODE,
+    MESSAGE_TYPES,
+    REPLY_RECORDS,
+    ClassSums,
+    Description,
+    Evaluation,
+    Reply,
+    Task,
+    Update,
+    decode_class_sums,
+    decode_description,
+    decode_evaluation,
+    decode_task,
+    decode_update,
+    encode_arrays,
+    encode_error,
+    encode_reply,
+    encode_task,
+    num_bytes,
+)
+
+MODEL = {"head.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "head.bias": np.zeros(2, dtype=np.float32)}
+SUMS = ClassSums(np.arange(6, dtype=np.float64).reshape(2, 3), np.array([1.0, 2.5]))
+DESCRIPTION = Description("east", np.arange(6, dtype=np.float64).reshape(3, 2))
+UPDATE = Update(MODEL, np.array([3.0, 1.5]), {"loss": 0.5, "guide": 0.25}, num_cells=5, seconds=1.5)
+EVALUATION = Evaluation(np.eye(2, dtype=np.int64), np.ones((4, 2, 2), dtype=np.int64), np.array([3, 1]))
+REPLIES: dict[str, tuple[Reply, Callable[[RecordDict], Any]]] = {
+    "describe": (DESCRIPTION, decode_description),
+    "class-sums": (SUMS, decode_class_sums),
+    "train": (UPDATE, decode_update),
+    "evaluate": (EVALUATION, decode_evaluation),
+}
+SECRET = "patient-4711"
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equality of messages down to dtype and bits of their arrays."""
+    if isinstance(one, np.ndarray):
+        return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+    if hasattr(one, "__dataclass_fields__"):
+        return type(one) is type(other) and same(vars(one), vars(other))
+    return bool(one == other)
+
+
+TASK = Task("train", "f" * 64, round_number=3, model=MODEL, totals=SUMS, split="test", replicates=20)
+
+
+@pytest.mark.parametrize("task", [TASK, Task("describe", "0"), replace(TASK, totals=None), replace(TASK, split="all")])
+def test_a_task_arrives_as_it_was_sent(task: Task) -> None:
+    assert same(decode_task(encode_task(task)), task)
+
+
+@pytest.mark.parametrize("kind", REPLIES)
+def test_a_reply_arrives_as_it_was_sent_in_exactly_its_records(kind: str) -> None:
+    reply, decode = REPLIES[kind]
+    records = encode_reply(reply)
+    assert set(records) == REPLY_RECORDS[kind]  # type: ignore[index]
+    assert same(decode(records), reply)
+
+
+def test_every_task_has_a_message_type_and_a_reply() -> None:
+    assert set(MESSAGE_TYPES) == set(REPLY_RECORDS) == set(REPLIES)
+    assert all(part.isidentifier() for name in MESSAGE_TYPES.values() for part in name.split("."))
+
+
+def test_values_that_are_not_finite_pass_for_the_gate_to_judge() -> None:
+    delta = {"head.bias": np.array([np.nan, np.inf], dtype=np.float32)}
+    update = decode_update(encode_reply(replace(UPDATE, delta=delta, losses={"loss": float("nan")})))
+    assert np.isnan(update.delta["head.bias"][0])
+    assert np.isnan(update.losses["loss"])
+
+
+def test_arrays_in_fortran_order_and_scalars_keep_their_values() -> None:
+    odd = {"f": np.asfortranarray(MODEL["head.weight"]), "scalar": np.float32(2.0).reshape(())}
+    found = decode_update(encode_reply(replace(UPDATE, delta=odd))).delta
+    assert np.array_equal(found["f"], odd["f"])
+    assert float(found["scalar"].item()) == 2.0
+
+
+def test_bytes_are_counted_over_all_records() -> None:
+    records = encode_reply(replace(UPDATE, delta={"x": np.zeros(1000, dtype=np.float32)}))
+    assert 4000 < num_bytes(records) < 5000
+
+
+def test_an_error_says_kind_and_reference_only() -> None:
+    error = encode_error("data", "00ff")
+    assert (error.code, error.reason) == (ERROR_CODE, "data (reference 00ff)")
+
+
+def test_class_sums_add() -> None:
+    assert same(SUMS + SUMS, ClassSums(2 * SUMS.sums, 2 * SUMS.counts))
+
+
+def refused(decode: Callable[[RecordDict], Any], records: RecordDict) -> None:
+    """It is a MessageError, and its text repeats nothing secret."""
+    with pytest.raises(MessageError) as found:
+        decode(records)
+    assert SECRET not in str(found.value)
+
+
+def everything() -> list[tuple[str, Callable[[RecordDict], Any], Callable[[], RecordDict]]]:
+    replies = [(kind, decode, lambda reply=reply: encode_reply(reply)) for kind, (reply, decode) in REPLIES.items()]
+    return [("task", decode_task, lambda: encode_task(TASK)), *replies]
+
+
+MESSAGES = pytest.mark.parametrize(("decode", "encode"), [rest for _, *rest in everything()], ids=[*["task"], *REPLIES])
+
+
+@MESSAGES
+def test_a_missing_record_is_refused(decode: Callable[[RecordDict], Any], encode: Callable[[], RecordDict]) -> None:
+    needed = set(encode()) - {"model", "class-sum-totals"}
+    for name in needed:
+        records = encode()
+        del records[name]
+        refused(decode, records)
+
+
+@MESSAGES
+def test_a_surplus_record_is_refused(decode: Callable[[RecordDict], Any], encode: Callable[[], RecordDict]) -> None:
+    records = encode()
+    records["more"] = ConfigRecord({"file": SECRET})
+    refused(decode, records)
+
+
+@MESSAGES
+def test_a_record_of_another_type_is_refused(
+    decode: Callable[[RecordDict], Any], encode: Callable[[], RecordDict]
+) -> None:
+    for name, record in encode().items():
+        records = encode()
+        records[name] = MetricRecord({"x": 1}) if isinstance(record, ArrayRecord) else ArrayRecord()
+        refused(decode, records)
+
+
+def pickled() -> Array:
+    """An array that numpy reads with pickle only."""
+    stream = io.BytesIO()
+    np.save(stream, np.array([SECRET], dtype=object), allow_pickle=True)
+    return Array(dtype="object", shape=(1,), stype="numpy.ndarray", data=stream.getvalue())
+
+
+def zipped() -> Array:
+    """An archive of arrays, which numpy opens where one array is expected."""
+    stream = io.BytesIO()
+    np.savez(stream, counts=np.zeros(2))
+    return Array(dtype="float64", shape=(2,), stype="numpy.ndarray", data=stream.getvalue())
+
+
+def raw(data: bytes, stype: str = "numpy.ndarray") -> Array:
+    return Array(dtype="float32", shape=(2,), stype=stype, data=data)
+
+
+def huge() -> Array:
+    """A header that promises 10¹⁵ numbers and holds none."""
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000000,), }"
+    return raw(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header) + 1) + header + b"\n")
+
+
+UNREADABLE = {
+    "pickled": pickled(),
+    "zipped": zipped(),
+    "empty": raw(b""),
+    "text": raw(SECRET.encode()),
+    "truncated": raw(Array(np.zeros(9)).data[:-3]),
+    "another stype": raw(b"x", stype="torch"),
+    "huge": huge(),
+}
+
+
+@MESSAGES
+@pytest.mark.parametrize("bad", UNREADABLE)
+def test_an_array_that_cannot_be_read_is_refused(
+    decode: Callable[[RecordDict], Any], encode: Callable[[], RecordDict], bad: str
+) -> None:
+    for name, record in encode().items():
+        for key in record if isinstance(record, ArrayRecord) else ():
+            records = encode()
+            records[name][key] = UNREADABLE[bad]  # type: ignore[index]
+            refused(decode, records)
+
+
+@pytest.mark.parametrize(
+    ("kind", "record", "key"),
+    [
+        ("describe", "counts", "counts"),
+        ("class-sums", "class-sums", "sums"),
+        ("class-sums", "class-sums", "counts"),
+        ("train", "counts", "counts"),
+        ("evaluate", "confusion", "confusion"),
+        ("evaluate", "confusion", "replicates"),
+        ("evaluate", "confusion", "coarse"),
+    ],
+)
+def test_an_array_that_is_absent_of_wrong_axes_or_no_numbers_is_refused(kind: str, record: str, key: str) -> None:
+    reply, decode = REPLIES[kind]
+    values = encode_reply(reply)[record][key].numpy()  # type: ignore[index]
+    for wrong in (values[None], values[0], np.full(values.shape, SECRET), values.astype(complex), values > 0):
+        records = encode_reply(reply)
+        records[record][key] = Array(np.ascontiguousarray(wrong))  # type: ignore[index]
+        refused(decode, records)
+    records = encode_reply(reply)
+    del records[record][key]  # type: ignore[attr-defined]
+    refused(decode, records)
+
+
+@pytest.mark.parametrize("key", ["confusion", "replicates", "coarse"])
+def test_counts_of_an_evaluation_must_be_integers(key: str) -> None:
+    records = encode_reply(EVALUATION)
+    values = records["confusion"][key].numpy()  # type: ignore[index]
+    records["confusion"][key] = Array(values.astype(np.float64))  # type: ignore[index]
+    refused(decode_evaluation, records)
+
+
+def test_as_many_class_sums_as_counts_are_needed() -> None:
+    refused(decode_class_sums, encode_reply(ClassSums(SUMS.sums, np.ones(3))))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("kind", "delete"),
+        ("kind", ["train"]),
+        ("kind", 1),
+        ("split", "train"),
+        ("round", -1),
+        ("round", "1"),
+        ("round", 1.0),
+        ("round", True),
+        ("replicates", -5),
+        ("replicates", [1]),
+    ],
+)
+def test_a_task_with_a_wrong_value_is_refused(key: str, value: Any) -> None:
+    records = encode_task(TASK)
+    records["task"][key] = value  # type: ignore[index]
+    refused(decode_task, records)
+
+
+@pytest.mark.parametrize("key", ["kind", "split", "round", "replicates"])
+def test_a_task_that_lacks_a_value_is_refused(key: str) -> None:
+    records = encode_task(TASK)
+    del records["task"][key]  # type: ignore[attr-defined]
+    refused(decode_task, records)
+
+
+@pytest.mark.parametrize("cells", [float("nan"), float("inf"), 2.5, [1, 2]])
+def test_cells_that_are_no_whole_number_are_refused(cells: Any) -> None:
+    records = encode_reply(UPDATE)
+    records["training"]["cells"] = cells  # type: ignore[index]
+    refused(decode_update, records)
+
+
+def test_a_clinic_name_that_is_no_text_is_refused() -> None:
+    records = encode_reply(DESCRIPTION)
+    records["clinic"]["clinic"] = 7  # type: ignore[index]
+    refused(decode_description, records)
+
+
+def test_encoding_arrays_keeps_their_order() -> None:
+    assert list(encode_arrays({"b": np.zeros(1), "a": np.zeros(1)})) == ["b", "a"]
