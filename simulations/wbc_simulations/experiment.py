@@ -148,22 +148,29 @@ def with_method(experiment: Experiment, method: Method) -> Experiment:
     return experiment.model_copy(update={"study": _merged(experiment.study, method.settings)})
 
 
-def all_clinics(experiment: Experiment) -> tuple[str, ...]:
-    """Every clinic of the experiment's data, in name order."""
-    stated = experiment.study.get("clinics")
+def all_clinics(experiment: Experiment, held_out: Sequence[str] = ()) -> tuple[str, ...]:
+    """Every clinic of the experiment, in name order.
+
+    Those that the study names, where the data have them all; otherwise (another folder, a clinic to hold out that the
+    study does not name) all that the data have.
+    """
+    stated = experiment.study.get("clinics", {})
+    named = {*stated.get("train", ()), *stated.get("held_out", ())}
+    present = _present_clinics(experiment)
+    return tuple(sorted(named if named and {*named, *held_out} <= named & present else present))
+
+
+def _present_clinics(experiment: Experiment) -> set[str]:
     if experiment.data.kind == "phantom":
-        return tuple(sorted(clinic.clinic for clinic in experiment.data.clinics))
-    if stated:
-        return tuple(sorted([*stated.get("train", ()), *stated.get("held_out", ())]))
+        return {clinic.clinic for clinic in experiment.data.clinics}
     from wbc_client.dataset.manifest import manifest_clinics
 
     assert experiment.data.path is not None, "read_experiment checked it"
-    return manifest_clinics(experiment.data.path)
+    return set(manifest_clinics(experiment.data.path))
 
 
 def _clinics(experiment: Experiment, held_out: Sequence[str]) -> dict[str, list[str]]:
-    stated: dict[str, list[str]] | None = experiment.study.get("clinics")
-    everyone = all_clinics(experiment)
+    everyone = all_clinics(experiment, held_out)
     if held_out:
         strangers = sorted(set(held_out) - set(everyone))
         if strangers:
@@ -171,17 +178,22 @@ def _clinics(experiment: Experiment, held_out: Sequence[str]) -> dict[str, list[
                 f"no clinic is called {', '.join(strangers)}", remedy=f"hold out one of {', '.join(everyone)}"
             )
         return {"train": [name for name in everyone if name not in held_out], "held_out": list(held_out)}
-    if stated:
+    stated: dict[str, list[str]] | None = experiment.study.get("clinics")
+    if stated and {*stated.get("train", ()), *stated.get("held_out", ())} <= _present_clinics(experiment):
         return stated
     if experiment.data.kind == "phantom":
-        by_role: dict[Role, list[str]] = {"train": [], "held-out": []}
-        for clinic in experiment.data.clinics:
-            by_role[clinic.role].append(clinic.clinic)
-        return {"train": by_role["train"], "held_out": by_role["held-out"]}
+        return _clinics_by_role(experiment.data.clinics)
     raise SettingError(
-        f"the cells come from {', '.join(everyone)}, and nothing says who is held out",
+        f"the cells come from {', '.join(everyone)}, and the study does not say which of them is held out",
         remedy=f"add --held-out CLINIC, e.g. --held-out {everyone[-1]}",
     )
+
+
+def _clinics_by_role(clinics: Sequence[PhantomClinic]) -> dict[str, list[str]]:
+    return {
+        "train": [clinic.clinic for clinic in clinics if clinic.role == "train"],
+        "held_out": [clinic.clinic for clinic in clinics if clinic.role == "held-out"],
+    }
 
 
 def _open_study(experiment: Experiment) -> dict[str, Any]:
