@@ -67,7 +67,7 @@ def run(
     if as_json:
         typer.echo(json.dumps(metrics))
         return
-    console.print(results_table(metrics, folder.path))
+    console.print(results_table(metrics))
     console.print(f"report: {folder.report}", highlight=False)
 
 
