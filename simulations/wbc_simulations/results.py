@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
 _COLUMNS = (("macro-F1", "macro_f1"), ("rare recall", "rare_recall"), ("accuracy", "accuracy"))
@@ -11,8 +10,8 @@ _COLUMNS = (("macro-F1", "macro_f1"), ("rare recall", "rare_recall"), ("accuracy
 def results_table(metrics: dict[str, Any]) -> Table:
     """Figures with 95 % intervals in 80 columns: held-out clinics and their mean, then training clinics' test cells."""
     title = f"{metrics['study']['name']}: model of round {metrics['selected_round']}"
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("clinic", no_wrap=True, max_width=25)
+    table = Table(title=title, box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("clinic", no_wrap=True, max_width=24)
     table.add_column("cells", justify="right", no_wrap=True)
     for name, _ in _COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)
