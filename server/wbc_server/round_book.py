@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from wbc_common.errors import WbcError
+from wbc_common.errors import SettingError, WbcError
 from wbc_common.study import StudyConfig
 from wbc_common.wire import Arrays, Evaluation, Update
 from wbc_server import checkpoints, journal
@@ -28,6 +28,7 @@ class RoundBook:
         self.study = study
         self.roster = roster
         self.records: list[dict[str, Any]] = journal.read(folder.journal)
+        self._check_plan()
         self._open: dict[str, Any] = {}
         self._started = 0.0
 
@@ -41,6 +42,7 @@ class RoundBook:
         self._started = time.perf_counter()
         self._open = {
             "round": round_number,
+            "plan": self.study.hash,
             "train": {},
             "refused": [],
             "missing": [],
@@ -75,10 +77,9 @@ class RoundBook:
         )
         announce(ReplyRefused(round_number, clinic, stage, error.problem))
 
-    @property
-    def refused_clinics(self) -> set[str]:
-        """Clinics of which a reply was refused in this round."""
-        return {entry["clinic"] for entry in self._open["refused"]}
+    def refused_clinics(self, stage: str) -> set[str]:
+        """Clinics of which a reply of that stage was refused in this round."""
+        return {entry["clinic"] for entry in self._open["refused"] if entry["stage"] == stage}
 
     def note_missing(self, clinics: list[str]) -> None:
         """Clinics that were asked to train and sent nothing."""
@@ -95,6 +96,14 @@ class RoundBook:
         self.records.append(record)
         checkpoints.prune(self.folder.checkpoints, {self.rounds_done, self.selected_round})
         self._announce_round(record)
+
+    def _check_plan(self) -> None:
+        plans = {record["plan"] for record in self.records} - {self.study.hash}
+        if plans:
+            raise SettingError(
+                f"{self.folder.study_file} changed: rounds were run by plan {min(plans)[:12]}, it is {self.study.hash[:12]}",
+                remedy="restore study.toml, or start a new run in another folder",
+            )
 
     @property
     def selected_round(self) -> int:

@@ -156,7 +156,7 @@ class WbcStrategy(Strategy):
         return evaluation
 
     def _note_missing(self, answered: list[str]) -> None:
-        heard = self.book.refused_clinics | set(answered)
+        heard = self.book.refused_clinics("update") | set(answered)
         self.book.note_missing([clinic for clinic in self.roster.train if clinic not in heard])
 
 
