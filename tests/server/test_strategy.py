@@ -1,0 +1,307 @@
+"""The strategy against hand-made replies: what is asked, what counts, and what the model becomes. No training."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+
+from wbc_common.study import StudyConfig, parse_study
+from wbc_common.wire import (
+    Arrays,
+    ClassSums,
+    Evaluation,
+    Reply,
+    Task,
+    Update,
+    decode_task,
+    encode_arrays,
+    encode_reply,
+    record_arrays,
+)
+from wbc_server.participation import Roster
+from wbc_server.round_book import RoundBook
+from wbc_server.run_folder import RunFolder
+from wbc_server.strategy import WbcStrategy, in_order
+from wbc_simulations.engine import InProcessGrid
+
+# Cells of two of the five classes. East and west have class 0 alone, north both. West is held out unless said.
+COUNTS = {"east": [6.0, 0, 0, 0, 0], "north": [2.0, 2, 0, 0, 0], "west": [6.0, 0, 0, 0, 0]}
+NODES = {"east": 1, "north": 2, "west": 3}
+Answer = Callable[[str, Task], Reply]
+
+
+def a_study(*, train: tuple[str, ...] = ("east", "north"), **tables: Any) -> StudyConfig:
+    clinics = {"train": train, "held_out": sorted({"west"} - set(train))}
+    aggregation = {"rule": "class-count-aware", "alpha": 1.0, "head_smoothing": 0.5}
+    values = {"name": "hand", "rounds": 2, "clinics": clinics, "aggregation": aggregation, **tables}
+    return parse_study({"loss": {"alignment_weight": 0.0}, **values}, "test")
+
+
+def strategy_in(folder: Path, study: StudyConfig) -> WbcStrategy:
+    counts = {clinic: np.array([COUNTS[clinic], [1.0] * 5, [1.0] * 5]) for clinic in NODES}
+    roster = Roster(NODES, counts, tuple(sorted(study.clinics.train)), study.clinics.held_out)
+    return WbcStrategy(study, roster, RoundBook(RunFolder(folder), study, roster), 1.0)
+
+
+def a_model(value: float = 1.0) -> Arrays:
+    shapes = {"backbone.weight": (3,), "head.weight": (5, 2), "head.bias": (5,)}
+    return {key: np.full(shape, value, dtype=np.float32) for key, shape in shapes.items()}
+
+
+def an_update(clinic: str, backbone: float, head: float) -> Update:
+    delta = {key: np.full_like(value, head if key.startswith("head") else backbone) for key, value in a_model().items()}
+    return Update(delta, np.array(COUNTS[clinic]), {"loss": 1.0}, num_cells=6, seconds=0.0)
+
+
+def moves(clinic: str, task: Task) -> Update:
+    """East moves the backbone by 8 and the head by 10; the others stay."""
+    return an_update("east", 8.0, 10.0) if clinic == "east" else an_update(clinic, 0.0, 0.0)
+
+
+def grid_of(answer: Answer, seen: list[tuple[str, Task]] | None = None) -> InProcessGrid:
+    """Nodes that answer by `answer`; what they are asked is added to `seen`."""
+    names = {node: clinic for clinic, node in NODES.items()}
+
+    def client(message: Message, context: Context) -> Message:
+        task = decode_task(message.content)
+        if seen is not None:
+            seen.append((names[context.node_id], task))
+        return Message(encode_reply(answer(names[context.node_id], task)), reply_to=message)
+
+    return InProcessGrid(client, {node: {} for node in NODES.values()})  # type: ignore[arg-type]
+
+
+def train_round(strategy: WbcStrategy, grid: InProcessGrid, without: tuple[str, ...] = ()) -> Arrays:
+    """One round's training on a model of ones, with no answer from the clinics in `without`."""
+    messages = strategy.configure_train(1, encode_arrays(a_model()), ConfigRecord(), grid)
+    lost = {NODES[clinic] for clinic in without}
+    heard = [message for message in messages if message.metadata.dst_node_id not in lost]
+    record, _ = strategy.aggregate_train(1, grid.send_and_receive(heard))
+    assert record is not None
+    return record_arrays(record)
+
+
+def commit(strategy: WbcStrategy) -> dict[str, Any]:
+    strategy.aggregate_evaluate(1, [])
+    return strategy.book.records[-1]
+
+
+def test_the_model_becomes_the_class_count_aware_average(tmp_path: Path) -> None:
+    # N = (8, 2), mean 5, so a = (5/8, 5/2); u = 6·5/8 = 3.75 and 2·5/8 + 2·5/2 = 6.25: east holds 3.75/10.
+    # v of class 0: 6 + 0.5·6·0.8 = 8.4 and 2 + 0.5·4·0.8 = 3.6: east 0.7. Of class 1: 0.6 and 2.4: east 0.2.
+    model = train_round(strategy_in(tmp_path, a_study()), grid_of(moves))
+    assert model["backbone.weight"] == pytest.approx(np.full(3, 1 + 8 * 0.375))
+    assert model["head.bias"] == pytest.approx(np.array([1 + 7, 1 + 2, 1, 1, 1]))
+    assert model["head.weight"] == pytest.approx(np.array([[8, 8], [3, 3], [1, 1], [1, 1], [1, 1]]))
+    assert {value.dtype for value in model.values()} == {np.dtype(np.float32)}
+
+
+def test_the_model_becomes_fedavgs_average(tmp_path: Path) -> None:
+    # 6 and 4 cells: east holds 0.6 of everything, also of the rows of classes that nobody has.
+    model = train_round(strategy_in(tmp_path, a_study(aggregation={"rule": "fedavg"})), grid_of(moves))
+    assert model["backbone.weight"] == pytest.approx(np.full(3, 1 + 8 * 0.6))
+    assert model["head.bias"] == pytest.approx(np.full(5, 1 + 10 * 0.6))
+
+
+def test_the_servers_step_size_scales_the_average(tmp_path: Path) -> None:
+    study = a_study(aggregation={"rule": "fedavg", "step_size": 0.5})
+    model = train_round(strategy_in(tmp_path, study), grid_of(moves))
+    assert model["head.bias"] == pytest.approx(np.full(5, 1 + 0.5 * 6))
+
+
+def test_a_missing_clinic_is_recorded_and_the_others_decide(tmp_path: Path) -> None:
+    strategy = strategy_in(tmp_path, a_study())
+    model = train_round(strategy, grid_of(moves), without=("north",))
+    assert model["backbone.weight"] == pytest.approx(np.full(3, 9.0))
+    record = commit(strategy)
+    assert (record["missing"], record["refused"], list(record["train"])) == (["north"], [], ["east"])
+
+
+def test_when_every_update_is_refused_the_model_stays_and_the_round_counts(tmp_path: Path) -> None:
+    strategy = strategy_in(tmp_path, a_study())
+    model = train_round(strategy, grid_of(lambda clinic, task: an_update(clinic, np.nan, 0.0)))
+    assert all((model[key] == value).all() for key, value in a_model().items())
+    record = commit(strategy)
+    refused = [(entry["clinic"], entry["stage"], entry["kind"]) for entry in record["refused"]]
+    assert refused == [("east", "update", "refused"), ("north", "update", "refused")]
+    assert (record["train"], record["missing"]) == ({}, [])
+    assert record["egress"]["east"]["update"] > 0
+
+
+def unit_sums(clinic: str) -> ClassSums:
+    """All features point to (1, 0): each sum is as long as its count."""
+    counts = np.array(COUNTS[clinic])
+    return ClassSums(np.stack([counts, np.zeros(5)], axis=1), counts)
+
+
+def sums_then_moves(clinic: str, task: Task) -> Reply:
+    return unit_sums(clinic) if task.kind == "class-sums" else moves(clinic, task)
+
+
+ALIGNED = {"alignment_weight": 0.1, "alignment_warmup": 0.0}
+
+
+def test_class_sums_are_gathered_and_their_total_goes_to_every_training_clinic(tmp_path: Path) -> None:
+    seen: list[tuple[str, Task]] = []
+    train_round(strategy_in(tmp_path, a_study(loss=ALIGNED)), grid_of(sums_then_moves, seen))
+    kinds = [(clinic, task.kind) for clinic, task in seen]
+    assert kinds == [("east", "class-sums"), ("north", "class-sums"), ("east", "train"), ("north", "train")]
+    for _, task in seen[2:]:
+        assert task.totals is not None
+        assert task.totals.counts.tolist() == [8, 2, 0, 0, 0]
+        assert task.totals.sums.tolist() == [[8, 0], [2, 0], [0, 0], [0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("train", "loss"),
+    [
+        (("east", "north"), {"alignment_weight": 0.0}),
+        (("east", "north"), {"alignment_weight": 0.1, "alignment_warmup": 0.5}),  # round 1 of 2 warms up
+        (("east",), ALIGNED),
+    ],
+    ids=["switched off", "warming up", "one clinic"],
+)
+def test_no_class_sums_are_asked_for_while_they_serve_nothing(
+    tmp_path: Path, train: tuple[str, ...], loss: dict[str, float]
+) -> None:
+    seen: list[tuple[str, Task]] = []
+    train_round(strategy_in(tmp_path, a_study(train=train, loss=loss)), grid_of(sums_then_moves, seen))
+    assert [(clinic, task.kind, task.totals) for clinic, task in seen] == [(clinic, "train", None) for clinic in train]
+
+
+def norths_sums_are_bad(clinic: str, task: Task) -> Reply:
+    reply = sums_then_moves(clinic, task)
+    if clinic == "north" and isinstance(reply, ClassSums):
+        return ClassSums(100 * reply.sums, reply.counts)  # longer than any cells can give
+    return reply
+
+
+def test_a_clinic_whose_sums_are_refused_trains_without_totals(tmp_path: Path) -> None:
+    strategy = strategy_in(tmp_path, a_study(train=("east", "north", "west"), loss=ALIGNED))
+    seen: list[tuple[str, Task]] = []
+    train_round(strategy, grid_of(norths_sums_are_bad, seen))
+    totals = {clinic: task.totals for clinic, task in seen if task.kind == "train"}
+    assert totals["north"] is None
+    assert totals["east"] is not None
+    assert totals["east"].counts.tolist() == [12, 0, 0, 0, 0]
+    record = commit(strategy)
+    assert [(entry["clinic"], entry["stage"]) for entry in record["refused"]] == [("north", "class-sums")]
+    assert list(record["train"]) == ["east", "north", "west"]
+
+
+def test_one_clinics_sums_alone_align_nobody(tmp_path: Path) -> None:
+    seen: list[tuple[str, Task]] = []
+    train_round(strategy_in(tmp_path, a_study(loss=ALIGNED)), grid_of(norths_sums_are_bad, seen))
+    assert {clinic: task.totals for clinic, task in seen if task.kind == "train"} == {"east": None, "north": None}
+
+
+def test_a_clinic_whose_sums_were_refused_and_that_then_falls_silent_is_missing(tmp_path: Path) -> None:
+    strategy = strategy_in(tmp_path, a_study(loss=ALIGNED))
+    train_round(strategy, grid_of(norths_sums_are_bad), without=("north",))
+    assert commit(strategy)["missing"] == ["north"]
+
+
+def evaluates(clinic: str, task: Task) -> Evaluation:
+    confusion = np.zeros((5, 5), dtype=np.int64)
+    confusion[0, 0] = {"val": 5, "all": 15}[task.split]
+    return Evaluation(confusion, np.zeros((0, 5, 5), dtype=np.int64), np.zeros(2, dtype=np.int64))
+
+
+def test_training_clinics_validate_and_held_out_ones_measure_on_all_cells(tmp_path: Path) -> None:
+    strategy = strategy_in(tmp_path, a_study())
+    seen: list[tuple[str, Task]] = []
+    train_round(strategy, grid_of(moves))
+    grid = grid_of(evaluates, seen)
+    messages = strategy.configure_evaluate(1, encode_arrays(a_model()), ConfigRecord(), grid)
+    strategy.aggregate_evaluate(1, grid.send_and_receive(messages))
+    assert [(clinic, task.split) for clinic, task in seen] == [("east", "val"), ("north", "val"), ("west", "all")]
+    record = strategy.book.records[-1]
+    assert (set(record["validation"]), set(record["held_out"])) == ({"east", "north"}, {"west"})
+    model = seen[0][1].model
+    assert model is not None
+    assert model["head.bias"] == pytest.approx(np.array([8, 3, 1, 1, 1]))  # the new model, not the received one
+
+
+def test_more_cells_than_declared_are_no_evaluation(tmp_path: Path) -> None:
+    strategy = strategy_in(tmp_path, a_study())
+    train_round(strategy, grid_of(moves))
+
+    def boasts(clinic: str, task: Task) -> Evaluation:
+        found = evaluates(clinic, task)
+        return Evaluation(1000 * found.confusion, found.replicates, found.coarse) if clinic == "north" else found
+
+    grid = grid_of(boasts)
+    messages = strategy.configure_evaluate(1, encode_arrays(a_model()), ConfigRecord(), grid)
+    strategy.aggregate_evaluate(1, grid.send_and_receive(messages))
+    record = strategy.book.records[-1]
+    assert list(record["validation"]) == ["east"]
+    assert [(entry["clinic"], entry["stage"]) for entry in record["refused"]] == [("north", "evaluation")]
+
+
+def test_evaluation_rests_between_its_rounds_but_not_in_the_last(tmp_path: Path) -> None:
+    study = a_study(rounds=3, evaluation={"every_rounds": 2})
+    strategy, grid = strategy_in(tmp_path, study), grid_of(moves)
+    asked = [len(list(strategy.configure_evaluate(n, encode_arrays({}), ConfigRecord(), grid))) for n in (1, 2, 3)]
+    assert asked == [0, 3, 3]
+
+
+def test_a_resumed_study_counts_its_rounds_on(tmp_path: Path) -> None:
+    first = strategy_in(tmp_path, a_study())
+    train_round(first, grid_of(moves))
+    commit(first)
+    again = strategy_in(tmp_path, a_study())
+    seen: list[tuple[str, Task]] = []
+    train_round(again, grid_of(moves, seen))
+    assert {task.round_number for _, task in seen} == {2}
+    assert commit(again)["round"] == 2
+
+
+# in_order
+
+CLINICS = ("a", "b", "c")
+ROSTER = Roster({"a": 1, "b": 2, "c": 3}, {}, CLINICS, ())
+
+
+def replies_from(*nodes: int) -> list[Message]:
+    grid = InProcessGrid(lambda message, context: Message(RecordDict(), reply_to=message), {})  # type: ignore[arg-type]
+    sent = [grid.create_message(RecordDict(), "train", node, "1") for node in nodes]
+    return [Message(RecordDict(), reply_to=message) for message in sent]
+
+
+def names(replies: Iterator[tuple[str, Message]]) -> list[str]:
+    return [clinic for clinic, _ in replies]
+
+
+@pytest.mark.parametrize("arrival", [(1, 2, 3), (1, 3, 2), (2, 1, 3), (2, 3, 1), (3, 1, 2), (3, 2, 1)])
+def test_replies_come_out_in_name_order_however_they_arrive(arrival: tuple[int, ...]) -> None:
+    found = list(in_order(replies_from(*arrival), CLINICS, ROSTER))
+    assert [(clinic, reply.metadata.src_node_id) for clinic, reply in found] == [("a", 1), ("b", 2), ("c", 3)]
+
+
+def test_a_lost_reply_holds_back_nothing_but_itself() -> None:
+    assert names(in_order(replies_from(3, 2), CLINICS, ROSTER)) == ["b", "c"]
+    assert names(in_order(replies_from(), CLINICS, ROSTER)) == []
+
+
+def test_strangers_second_replies_and_clinics_not_asked_are_dropped() -> None:
+    arrived = replies_from(9, 2, 2, 1, 1, 3)
+    found = list(in_order(arrived, ("a", "b"), ROSTER))
+    assert [clinic for clinic, _ in found] == ["a", "b"]
+    assert found[1][1] is arrived[1]
+    assert found[0][1] is arrived[3]
+
+
+def test_a_reply_whose_turn_it_is_is_not_held_for_the_next_one() -> None:
+    def arriving(*nodes: int) -> Iterator[Message]:
+        yield from replies_from(*nodes)
+        raise AssertionError("asked for more than it needed")
+
+    in_turn = in_order(arriving(1, 2), CLINICS, ROSTER)
+    assert [next(in_turn)[0], next(in_turn)[0]] == ["a", "b"]
+    early = in_order(arriving(2, 1), CLINICS, ROSTER)
+    assert [next(early)[0], next(early)[0]] == ["a", "b"]
+    with pytest.raises(AssertionError, match="more than it needed"):
+        next(in_order(arriving(2, 3), CLINICS, ROSTER))
