@@ -74,7 +74,7 @@ def classify(model: Network, study: StudyConfig, paths: Iterable[Path]) -> list[
         DataError: an image cannot be read.
     """
     files = list(paths)
-    pixels = [torch.from_numpy(read_image(path, study.images.source_px)).permute(2, 0, 1) for path in files]
+    pixels = [torch.tensor(read_image(path, study.images.source_px)).permute(2, 0, 1) for path in files]
     images = prepare(torch.stack(pixels), study.images)  # uint8 [N, 3, H, W]
     probabilities = predict(model, images, torch.device("cpu")).softmax(dim=1)
     return [_prediction(path, row, study) for path, row in zip(files, probabilities, strict=True)]

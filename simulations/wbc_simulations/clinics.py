@@ -23,6 +23,7 @@ from wbc_simulations.experiment import Experiment, PhantomClinic
 from wbc_simulations.phantom import case_mix, load_domain, render
 
 _RENDERER = 1  # raised when the renderer's cells change, so that no old cell is taken from the cache
+_OF_REAL_CELLS = {"path", "splits", "labels", "max_unreadable_fraction"}
 
 
 def write_clinics(experiment: Experiment, study: StudyConfig, run: Path) -> Path:
@@ -32,10 +33,11 @@ def write_clinics(experiment: Experiment, study: StudyConfig, run: Path) -> Path
     phantoms = {clinic.clinic: clinic for clinic in experiment.data.clinics}
     for name in (*study.clinics.train, *study.clinics.held_out):
         if experiment.data.kind == "phantom":
-            data = {"kind": "packed", "path": str(phantom_cells(phantoms[name], study, experiment.data.seed))}
+            cells = phantom_cells(phantoms[name], study, experiment.data.seed)
+            data: dict[str, object] = {"kind": "packed", "path": str(cells)}
         else:
-            source = experiment.data
-            data = {"kind": "manifest", "path": str(source.path), "clinic": name, "splits": source.splits}
+            source = experiment.data.model_dump(mode="json", include=_OF_REAL_CELLS)
+            data = {"kind": "manifest", "clinic": name, **source}
         values = {"clinic": name, "study": "../study.toml", "state_dir": f"../sites/{name}", "data": data}
         (folder / f"{name}.toml").write_bytes(tomli_w.dumps(values).encode())
     return folder

@@ -45,6 +45,8 @@ class DataSource(Settings):
     Attributes:
         path: the manifest's folder.
         splits: `assigned` makes train, val and test by patient and near-duplicate; `given` takes the manifest's own.
+        labels: of real cells, a word of theirs → the known label it stands for.
+        max_unreadable_fraction: of real cells, more unreadable images than this stop the run.
         seed: draws in-silico cells; it does not change with the study's seed.
         clinics: the in-silico clinics.
     """
@@ -52,6 +54,8 @@ class DataSource(Settings):
     kind: Literal["phantom", "manifest"]
     path: Path | None = None
     splits: Literal["assigned", "given"] = "assigned"
+    labels: dict[str, str] = Field(default={})
+    max_unreadable_fraction: float = Field(0.05, ge=0, lt=1)
     seed: int = Field(0, ge=0, lt=2**31)
     clinics: tuple[PhantomClinic, ...] = ()
 
