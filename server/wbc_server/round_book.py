@@ -101,7 +101,7 @@ class RoundBook:
         plans = {record["plan"] for record in self.records} - {self.study.hash}
         if plans:
             raise SettingError(
-                f"{self.folder.study_file} changed: rounds ran by plan {min(plans)[:12]}, now it is {self.study.hash[:12]}",
+                f"study.toml changed: rounds ran by plan {min(plans)[:12]}, now it is {self.study.hash[:12]}",
                 remedy="restore study.toml, or start a new run in another folder",
             )
 

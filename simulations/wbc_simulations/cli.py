@@ -102,6 +102,22 @@ def compare(
 
 
 @app.command()
+def render(
+    output: Annotated[Path, typer.Argument(help="folder to write: images, manifest.csv, contact.png")],
+    study: Study = None,
+    size_px: Annotated[int, typer.Option(min=24, max=512, help="side of an image")] = 96,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Write the in-silico cells of an experiment as images, in the manifest layout that clinics use."""
+    from wbc_simulations.experiment import DEFAULT_EXPERIMENT, read_experiment
+    from wbc_simulations.rendering import CONTACT_SHEET, write_data_set
+
+    experiment = read_experiment(study or DEFAULT_EXPERIMENT)
+    cells = write_data_set(experiment.data.clinics, output, size_px=size_px, seed=seed)
+    typer.echo(f"{cells} cells in {output}, to look at: {output / CONTACT_SHEET}")
+
+
+@app.command()
 def pretrain(
     output: Annotated[Path, typer.Argument(help="safetensors file to write")],
     domain: Annotated[list[str] | None, typer.Option(help="only these in-silico domains")] = None,

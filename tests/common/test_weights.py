@@ -192,7 +192,7 @@ def test_a_damaged_file_or_a_pickle_in_torchs_cache_is_refused(torch_cache: Path
 
 @pytest.mark.parametrize("name", ["imagenet", "ResNet18_Weights.NOPE", "Nope_Weights.V1", "weights.bin", ""])
 def test_a_name_that_nobody_knows_is_refused(name: str) -> None:
-    with pytest.raises(SettingError, match="neither a file .* nor known to torchvision"):
+    with pytest.raises(SettingError, match=r"neither a file .* nor known to torchvision"):
         load(name)
 
 
