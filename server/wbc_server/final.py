@@ -2,7 +2,7 @@
 
 from flwr.serverapp import Grid
 
-from wbc_common.errors import WbcError
+from wbc_common.errors import UpdateRefused, WbcError
 from wbc_common.study import StudyConfig
 from wbc_common.wire import Arrays, Evaluation, Task, decode_evaluation, num_bytes
 from wbc_server.events import ReplyRefused, announce
@@ -31,12 +31,21 @@ def measure(
         try:
             records = content_of(reply)
             sizes[clinic] = num_bytes(records)
-            evaluation = decode_evaluation(records)
-            split = "test" if clinic in roster.train else "all"
-            num_cells = roster.declared_cells(clinic, split)
-            check_evaluation(evaluation, num_cells, num_classes=len(study.classes))
+            evaluation = _checked(decode_evaluation(records), study, roster, clinic)
         except WbcError as error:
             announce(ReplyRefused(study.rounds, clinic, "final evaluation", error.problem))
             continue
         found[clinic] = evaluation
     return found, sizes
+
+
+def _checked(evaluation: Evaluation, study: StudyConfig, roster: Roster, clinic: str) -> Evaluation:
+    num_cells = roster.declared_cells(clinic, "test" if clinic in roster.train else "all")
+    check_evaluation(evaluation, num_cells, num_classes=len(study.classes))
+    asked, got = study.evaluation.bootstrap_replicates, len(evaluation.replicates)
+    if got != asked:  # means over clinics pair draw with draw
+        raise UpdateRefused(
+            f"{got} bootstrap draws, expected {asked}",
+            remedy="check that the clinic runs the approved plan and the same wbc-fl version as the coordinator",
+        )
+    return evaluation
