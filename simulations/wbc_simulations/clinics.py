@@ -49,7 +49,10 @@ def phantom_cells(clinic: PhantomClinic, study: StudyConfig, seed: int) -> Path:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         cells = render_clinic(clinic, study.classes, size_px=study.images.source_px, seed=seed)
-        write_packed(cells, path, packed_metadata(study.classes, study.images.source_px))
+        # Runs side by side may render the same clinic at once: each writes a file of its own, the last one stays.
+        own = path.with_name(f"{path.stem}.{os.getpid()}{path.suffix}")
+        write_packed(cells, own, packed_metadata(study.classes, study.images.source_px))
+        own.replace(path)
     return path
 
 

@@ -102,12 +102,14 @@ class Experiment(Settings):
 
 
 def read_experiment(path: Path, data: Path | None = None) -> Experiment:
-    """The experiment of a file; `data` gives or replaces the manifest's path.
+    """The experiment of a file; `data` gives or replaces the manifest's path, which is taken from the file's folder.
 
     Raises:
         SettingError: the file is wrong, or names cells and does not say where they are.
     """
     experiment = validated(Experiment, read_toml(path), path.name)
+    if data is None and experiment.data.kind == "manifest" and experiment.data.path is not None:
+        data = path.resolve().parent / experiment.data.path.expanduser()
     if data is not None:
         if experiment.data.kind != "manifest":
             experiment = experiment.model_copy(
@@ -141,10 +143,12 @@ def plan_study(
         changes: settings by dotted key, e.g. {"loss.tau": 0.5}.
     """
     values = _merged(experiment.study, {})
-    values["clinics"] = _clinics(experiment, held_out)
+    values["clinics"] = dict(_clinics(experiment, held_out))
     for key, value in (changes or {}).items():
         _set(values, key, value)
-    return parse_study(values, "study")
+    study = parse_study(values, "study")
+    _check_present(experiment, study)
+    return study
 
 
 def with_method(experiment: Experiment, method: Method) -> Experiment:
@@ -193,6 +197,16 @@ def _clinics(experiment: Experiment, held_out: Sequence[str]) -> dict[str, list[
     )
 
 
+def _check_present(experiment: Experiment, study: StudyConfig) -> None:
+    present = _present_clinics(experiment)
+    strangers = sorted({*study.clinics.train, *study.clinics.held_out} - present)
+    if strangers:
+        raise SettingError(
+            f"the study names clinics that the data have not: {', '.join(strangers)}",
+            remedy=f"choose among {', '.join(sorted(present))}",
+        )
+
+
 def _clinics_by_role(clinics: Sequence[PhantomClinic]) -> dict[str, list[str]]:
     return {
         "train": [clinic.clinic for clinic in clinics if clinic.role == "train"],
@@ -216,4 +230,8 @@ def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
     *tables, last = dotted.split(".")
     for table in tables:
         values = values.setdefault(table, {})
+        if not isinstance(values, dict):
+            raise SettingError(
+                f"setting '{dotted}': '{table}' is no table", remedy="name a table and a setting, e.g. loss.tau"
+            )
     values[last] = value
