@@ -6,9 +6,10 @@ Both sides of a difference use the same drawn seeds and the same drawn patients 
 """
 
 import json
+import math
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from wbc_common.confusion import percentile_interval
 from wbc_common.errors import SettingError
 from wbc_common.seeds import numpy_generator
 from wbc_common.study import StudyConfig
@@ -97,7 +99,7 @@ def write_comparison(experiment: Experiment, cells: Sequence[Cell], output: Path
         "folds": list(dict.fromkeys(cell.fold for cell in cells)),
         "methods": _summarise(experiment.compare, cells, scores),
     }
-    write_atomically(output / "comparison.json", json.dumps(comparison, indent=1).encode())
+    write_atomically(output / "comparison.json", json.dumps(comparison, indent=1, allow_nan=False).encode())
     write_atomically(output / "comparison.md", comparison_tables(comparison).encode())
     return comparison
 
@@ -122,8 +124,8 @@ def _summarise(
             values, replicates = _figure(figure, method, folds, seeds, scores, draws)
             base_values, base_replicates = _figure(figure, baseline, folds, seeds, scores, draws)
             summary[method]["figures"][figure] = {
-                "mean": _interval(values.mean(), replicates.mean(axis=0)),
-                "difference": _interval((values - base_values).mean(), (replicates - base_replicates).mean(axis=0)),
+                "mean": _over_folds(values, replicates),
+                "difference": _over_folds(values - base_values, replicates - base_replicates),
             }
             summary[method]["by_fold"][figure] = {
                 fold: _interval(values[row].mean(), replicates[row]) for row, fold in enumerate(folds)
@@ -144,7 +146,7 @@ def _figure(
     values = np.array([[cell.values[figure] for cell in row] for row in table])
     replicates = np.array([[cell.replicates[figure] for cell in row] for row in table])  # [folds, seeds, R]
     columns = np.arange(draws.shape[0])[:, None]  # [R, 1]
-    return values, np.nanmean(replicates[:, draws, columns], axis=-1)
+    return values, replicates[:, draws, columns].mean(axis=-1)
 
 
 def _draw_seeds(num_seeds: int, scores: dict[tuple[str, str, int], CellScores]) -> NDArray[np.int64]:
@@ -153,20 +155,27 @@ def _draw_seeds(num_seeds: int, scores: dict[tuple[str, str, int], CellScores]) 
     return numpy_generator("compare", "seeds").integers(0, num_seeds, size=(replicates, num_seeds))
 
 
-def _interval(value: float, replicates: NDArray[np.float64]) -> dict[str, float]:
-    low, high = np.nanpercentile(replicates, [2.5, 97.5])
-    return {"value": float(value), "low": float(low), "high": float(high)}
+def _over_folds(values: NDArray[np.float64], replicates: NDArray[np.float64]) -> dict[str, float | None]:
+    """The mean of [folds, seeds] with its interval from [folds, R], over the folds where the figure is defined."""
+    defined = np.isfinite(values).all(axis=1)
+    if not defined.any():
+        return _interval(math.nan, np.empty(0))
+    return _interval(values[defined].mean(), replicates[defined].mean(axis=0))
+
+
+def _interval(value: float, replicates: NDArray[np.float64]) -> dict[str, float | None]:
+    """Value and 95 % interval; None where one is not defined (no cell of a class, no bootstrap draw)."""
+    figures = asdict(percentile_interval(value, replicates))
+    return {name: figure if math.isfinite(figure) else None for name, figure in figures.items()}
 
 
 def _is_finished(cell: Cell, output: Path) -> bool:
     folder = cell.folder(output)
-    if not folder.is_finished:
-        return False
-    if folder.read_metrics()["study"]["hash"] != cell.study.hash:
+    if folder.study_file.exists() and folder.study().hash != cell.study.hash:
         raise SettingError(
             f"{folder.path} holds a run of another plan", remedy="choose another --output, or remove that folder"
         )
-    return True
+    return folder.is_finished
 
 
 def _prepare_worker() -> None:

@@ -22,6 +22,7 @@ class StudyDisplay(logging.Handler):
     def __init__(self, console: Console) -> None:
         super().__init__()
         self.console = console
+        self._level_before = logging.NOTSET
         self._losses: dict[str, float] = {}
         self._scores = "macro-F1 comes with the first round"
         self._progress = Progress(
@@ -40,6 +41,7 @@ class StudyDisplay(logging.Handler):
     def __enter__(self) -> Self:
         logger = logging.getLogger("wbc_server.events")
         logger.addHandler(self)
+        self._level_before = logger.level
         logger.setLevel(logging.INFO)
         logger.propagate = False
         if self.console.is_terminal:
@@ -51,6 +53,7 @@ class StudyDisplay(logging.Handler):
     ) -> None:
         logger = logging.getLogger("wbc_server.events")
         logger.removeHandler(self)
+        logger.setLevel(self._level_before)
         logger.propagate = True
         self._live.stop()
 

@@ -36,10 +36,8 @@ def cell_scores(folder: RunFolder) -> CellScores:
     held_out = metrics["held_out"]
     counts = {clinic: np.array(held_out[clinic]["confusion"]) for clinic in held_out}
     return CellScores(
-        values={name: float(np.nanmean([_rate(name, counts[clinic], rare) for clinic in counts])) for name in FIGURES},
-        replicates={
-            name: np.nanmean([_rate(name, draws[clinic], rare) for clinic in counts], axis=0) for name in FIGURES
-        },
+        values={name: float(_mean([_rate(name, counts[clinic], rare) for clinic in counts])) for name in FIGURES},
+        replicates={name: _mean([_rate(name, draws[clinic], rare) for clinic in counts]) for name in FIGURES},
     )
 
 
@@ -48,6 +46,16 @@ def _rate(name: str, confusion: NDArray[np.int64], rare: tuple[int, ...]) -> NDA
         return pooled_recall(confusion, rare)
     rates = {"macro_f1": macro_f1, "balanced_accuracy": balanced_accuracy, "accuracy": accuracy}
     return rates[name](confusion)
+
+
+def _mean(rates: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Mean over clinics, the first axis, of those where the rate is defined; NaN where it is nowhere."""
+    table = np.stack(rates)
+    defined = np.isfinite(table)
+    total = np.asarray(np.where(defined, table, 0.0).sum(axis=0))
+    undefined = np.full(total.shape, np.nan)
+    mean: NDArray[np.float64] = np.divide(total, defined.sum(axis=0), out=undefined, where=defined.any(axis=0))
+    return mean
 
 
 def paired_table(comparison: dict[str, Any]) -> str:
@@ -78,7 +86,10 @@ def _row(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _points(interval: dict[str, float], *, sign: bool = False) -> str:
-    form = "+.1f" if sign else ".1f"
-    value, low, high = (format(100 * interval[key], form) for key in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"
+def _points(interval: dict[str, float | None], *, sign: bool = False) -> str:
+    value, low, high = (_point(interval[key], sign=sign) for key in ("value", "low", "high"))
+    return value if "–" in (low, high) else f"{value} [{low}, {high}]"
+
+
+def _point(figure: float | None, *, sign: bool) -> str:
+    return "–" if figure is None else format(100 * figure, "+.1f" if sign else ".1f")
