@@ -1,0 +1,145 @@
+"""`wbc-simulate` as it is typed: exit codes, what goes to stdout, and the way back after Ctrl-C."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from studies import tiny_experiment
+from wbc_server.run_folder import RunFolder
+from wbc_simulations import running
+from wbc_simulations.cli import main
+from wbc_simulations.experiment import Experiment, plan_study, write_experiment
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def study_file(tmp_path: Path) -> str:
+    write_experiment(tiny_experiment(), tmp_path / "tiny.toml")
+    return str(tmp_path / "tiny.toml")
+
+
+@pytest.fixture
+def exit_of(monkeypatch: pytest.MonkeyPatch):
+    """Run the command line as a shell does and give its exit code."""
+
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["wbc-simulate", *arguments])
+        with pytest.raises(SystemExit) as left:
+            main()
+        return int(left.value.code or 0)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["run", "--set", "loss.tua=1"], 2, "did you mean 'tau'"),
+        (["run", "--set", "loss.tau"], 2, "write --set loss.tau=0.5"),
+        (["run", "--set", "rounds.x=1"], 2, "no table"),
+        (["run", "--held-out", "atlantis"], 2, "no clinic is called atlantis"),
+        (["run", "--study", "nowhere.toml"], 2, "cannot read nowhere.toml"),
+        (["run", "--data", "nowhere"], 3, "nowhere"),
+        (["run", "--resume"], 2, "no unfinished run"),
+        (["run", "--resume", "--output", "nowhere"], 2, "no run to go on with"),
+        (["compare"], 2, "no method to compare"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_mistake_ends_with_its_code_one_message_and_a_next_step(
+    exit_of, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, message: str
+) -> None:
+    assert exit_of(*arguments) == code
+    said = capsys.readouterr().err
+    assert message in said
+    assert "next step" in said
+    assert "Traceback" not in said
+    assert not Path("runs").exists()
+
+
+def test_an_experiment_on_real_cells_without_a_folder_exits_2(exit_of, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("real.toml").write_text('[study]\nname = "real"\n[data]\nkind = "manifest"\n')
+    assert exit_of("run", "--study", "real.toml") == 2
+    assert "--data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00\x01", b"", b"only,these\n1,2\n"], ids=["bytes", "empty", "columns"])
+def test_a_manifest_that_cannot_be_read_exits_3(exit_of, capsys: pytest.CaptureFixture[str], content: bytes) -> None:
+    Path("cells").mkdir()
+    Path("cells/manifest.csv").write_bytes(content)
+    assert exit_of("run", "--data", "cells", "--held-out", "x") == 3
+    said = capsys.readouterr().err
+    assert "next step" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("option", ["--study", "--data", "--held-out", "--set"])
+def test_resume_takes_no_other_plan(exit_of, capsys: pytest.CaptureFixture[str], option: str) -> None:
+    assert exit_of("run", "--resume", option, "loss.tau=1") == 2
+    assert "takes no other" in capsys.readouterr().err
+
+
+def test_ctrl_c_says_how_to_go_on_and_exits_130(
+    exit_of, study_file: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running, "finish_run", interrupted)
+    assert exit_of("run", "--study", study_file, "--output", "out") == 130
+    assert "go on with: wbc-simulate run --output out --resume" in capsys.readouterr().out
+    gone_on: list[tuple[Experiment, RunFolder]] = []
+
+    def finish(experiment: Experiment, plan: object, folder: RunFolder, engine: str) -> None:
+        gone_on.append((experiment, folder))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running, "finish_run", finish)
+    assert exit_of("run", "--output", "out", "--resume") == 130
+    assert gone_on == [(tiny_experiment(), RunFolder(Path("out")))]
+
+
+def test_settings_and_held_out_clinics_reach_the_plan(
+    exit_of, study_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running, "finish_run", interrupted)
+    settings = ["--set", "loss.tau=0.5", "--set", "model.backbone=resnet18", "--set", "images.white_balance=false"]
+    exit_of("run", "--study", study_file, "--output", "out", "--held-out", "north", *settings)
+    plan = RunFolder(Path("out")).study()
+    assert (plan.loss.tau, plan.model.backbone, plan.images.white_balance) == (0.5, "resnet18", False)
+    assert plan.clinics.held_out == ("north",)
+    assert plan.rounds == plan_study(tiny_experiment()).rounds
+
+
+def test_json_is_all_that_goes_to_stdout(exit_of, finished_run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_of("run", "--resume", "--output", str(finished_run.path), "--json") == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == finished_run.read_metrics()
+    assert "study tiny" in err
+
+
+def test_a_finished_run_shows_its_table_and_its_report(
+    exit_of, finished_run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_of("run", "--resume", "--output", str(finished_run.path)) == 0
+    out = capsys.readouterr().out
+    assert "model of round" in out
+    assert "report.html" in out.replace("\n", "")
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over(
+    exit_of, study_file: str, finished_run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = finished_run.study_file.read_bytes()
+    assert exit_of("run", "--study", study_file, "--output", str(finished_run.path)) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert finished_run.study_file.read_bytes() == before
