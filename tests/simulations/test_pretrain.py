@@ -78,3 +78,16 @@ def test_the_saved_backbone_is_half_precision_without_a_head_and_starts_a_study(
         if key in saved:
             torch.testing.assert_close(started.state_dict()[key], value, atol=2e-3, rtol=2e-3)
     assert started.head.weight.shape[0] == 5
+
+
+def test_the_same_seed_pretrains_the_same_bytes_and_another_seed_does_not(tmp_path: Path) -> None:
+    def saved(seed: int, name: str) -> bytes:
+        found = pretrain(
+            domains=["pale_wright"], cells_per_domain=39, epochs=2, seed=seed, size_px=16, on_epoch=lambda *_: None
+        )
+        save_backbone(found.model, tmp_path / name)
+        return (tmp_path / name).read_bytes()
+
+    first = saved(0, "first")
+    assert saved(0, "again") == first
+    assert saved(1, "other") != first
