@@ -1,0 +1,55 @@
+"""Who may be asked what: only the approved plan, and a held-out clinic neither trains nor sums."""
+
+from pathlib import Path
+
+import pytest
+
+from wbc_client.clinic import Clinic, open_clinic
+from wbc_client.tasks import perform
+from wbc_common.errors import MessageError, PolicyError
+from wbc_common.models import build_model, model_arrays
+from wbc_common.wire import Arrays, ClassSums, Evaluation, Task, TaskKind
+from wbc_server.run_folder import RunFolder
+
+
+def clinic_of(run: RunFolder, name: str) -> Clinic:
+    return open_clinic(Path(run.path) / "clinics" / f"{name}.toml")
+
+
+def model_of(clinic: Clinic) -> Arrays:
+    return model_arrays(build_model(clinic.study.model, len(clinic.study.classes), seed=0))
+
+
+@pytest.mark.parametrize("kind", ["train", "class-sums"])
+def test_a_held_out_clinic_refuses_to_train_or_to_contribute(finished_run: RunFolder, kind: TaskKind) -> None:
+    west = clinic_of(finished_run, "west")
+    with pytest.raises(PolicyError, match="held out"):
+        perform(west, Task(kind, west.study.hash, 1, model_of(west)))
+
+
+def test_a_task_of_another_plan_is_refused(finished_run: RunFolder) -> None:
+    with pytest.raises(PolicyError, match="approved"):
+        perform(clinic_of(finished_run, "east"), Task("describe", "f" * 64))
+
+
+@pytest.mark.parametrize("kind", ["train", "class-sums", "evaluate"])
+def test_a_task_that_needs_a_model_and_has_none_is_refused(finished_run: RunFolder, kind: TaskKind) -> None:
+    east = clinic_of(finished_run, "east")
+    with pytest.raises(MessageError, match="without a model"):
+        perform(east, Task(kind, east.study.hash, 1))
+
+
+def test_no_more_draws_leave_than_the_plan_names(finished_run: RunFolder) -> None:
+    west = clinic_of(finished_run, "west")
+    reply = perform(west, Task("evaluate", west.study.hash, 1, model_of(west), split="all", replicates=10**6))
+    assert isinstance(reply, Evaluation)
+    assert len(reply.replicates) == west.study.evaluation.bootstrap_replicates
+
+
+def test_class_sums_are_shorter_than_their_counts_and_computed_once(finished_run: RunFolder) -> None:
+    east = clinic_of(finished_run, "east")
+    task = Task("class-sums", east.study.hash, 1, model_of(east))
+    sums = perform(east, task)
+    assert isinstance(sums, ClassSums)
+    assert ((sums.sums**2).sum(axis=1) ** 0.5 <= sums.counts + 1e-6).all()
+    assert perform(east, task) is sums
