@@ -56,19 +56,21 @@ def run(
         experiment = read_experiment(study or DEFAULT_EXPERIMENT, data)
         plan = plan_study(experiment, held_out=held_out or (), changes=_parse_changes(changes or []))
         start_run(experiment, plan, folder)
-    console.print(f"study {plan.name}, plan {plan.hash[:12]}, folder {folder.path}", highlight=False)
+    console.print(f"study {plan.name}, plan {plan.hash[:12]}, folder {folder.path}", highlight=False, soft_wrap=True)
     try:
         with StudyDisplay(console):
             finish_run(experiment, plan, folder, engine)
     except KeyboardInterrupt:
-        console.print(f"stopped; go on with: wbc-simulate run --output {folder.path} --resume", highlight=False)
+        console.print(
+            f"stopped; go on with: wbc-simulate run --output {folder.path} --resume", highlight=False, soft_wrap=True
+        )
         raise
     metrics = folder.read_metrics()
     if as_json:
         typer.echo(json.dumps(metrics))
         return
     console.print(results_table(metrics))
-    console.print(f"report: {folder.report}", highlight=False)
+    console.print(f"report: {folder.report}", highlight=False, soft_wrap=True)
 
 
 @app.command()
