@@ -111,7 +111,8 @@ def wilson_interval(successes: int, trials: int) -> Interval:
     share = successes / trials
     centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
     half = z / (1 + z**2 / trials) * np.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
-    return Interval(share, float(max(0.0, centre - half)), float(min(1.0, centre + half)))
+    # The share lies inside by algebra; rounding can miss it by one unit where all or none succeed.
+    return Interval(share, float(max(0.0, min(share, centre - half))), float(min(1.0, max(share, centre + half))))
 
 
 def percentile_interval(value: float, replicates: Rates) -> Interval:

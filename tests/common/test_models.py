@@ -103,7 +103,7 @@ def test_opacus_gradients_per_sample_equal_those_of_single_cells(backbone: str) 
     from opacus import GradSampleModule
 
     batch, labels = images(2), torch.tensor([0, 3])
-    wrapped = GradSampleModule(network(backbone))
+    wrapped = GradSampleModule(network(backbone), loss_reduction="sum")
     nn.functional.cross_entropy(wrapped(batch), labels, reduction="sum").backward()
     for row in range(2):
         alone = network(backbone)

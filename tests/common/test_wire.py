@@ -212,7 +212,8 @@ def test_an_array_that_is_absent_of_wrong_axes_or_no_numbers_is_refused(kind: st
     values = encode_reply(reply)[record][key].numpy()  # type: ignore[index]
     for wrong in (values[None], values[0], np.full(values.shape, SECRET), values.astype(complex), values > 0):
         records = encode_reply(reply)
-        records[record][key] = Array(np.ascontiguousarray(wrong))  # type: ignore[index]
+        # np.array keeps a single number without axes, where np.ascontiguousarray would give it one.
+        records[record][key] = Array(np.array(wrong, order="C"))  # type: ignore[index]
         refused(decode, records)
     records = encode_reply(reply)
     del records[record][key]  # type: ignore[attr-defined]
