@@ -75,14 +75,16 @@ def f1(confusion: Counts) -> Rates:
     return np.where(support(confusion) > 0, _divide(2 * true_positive, denominator), np.nan)
 
 
-def macro_f1(confusion: Counts) -> Rates:
-    """Mean F1 over the classes with support [...]."""
-    return _mean_where_defined(f1(confusion))
+def macro_f1(confusion: Counts, observed: Counts | None = None) -> Rates:
+    """Mean F1 over the classes with support [...]; with `observed`, of bootstrap draws (see `_kept`)."""
+    rates = f1(confusion)
+    return _mean_where_defined(rates if observed is None else _kept(rates, f1(observed)))
 
 
-def balanced_accuracy(confusion: Counts) -> Rates:
-    """Mean recall over the classes with support [...]."""
-    return _mean_where_defined(recall(confusion))
+def balanced_accuracy(confusion: Counts, observed: Counts | None = None) -> Rates:
+    """Mean recall over the classes with support [...]; with `observed`, of bootstrap draws (see `_kept`)."""
+    rates = recall(confusion)
+    return _mean_where_defined(rates if observed is None else _kept(rates, recall(observed)))
 
 
 def accuracy(confusion: Counts) -> Rates:
@@ -132,6 +134,15 @@ def _divide(numerator: Counts, denominator: Counts) -> Rates:
     undefined = np.full(np.broadcast_shapes(numerator.shape, denominator.shape), np.nan)
     rates: Rates = np.divide(numerator, denominator, out=undefined, where=denominator != 0)
     return rates
+
+
+def _kept(rates: Rates, observed: Rates) -> Rates:
+    """Rates of draws [R, C], where a class that a draw misses keeps its rate [C] in the cells that were drawn from.
+
+    Leaving it out would compare means over different classes: a draw without the one basophil that was missed would
+    look better than the clinic, and the interval would lie above its own figure.
+    """
+    return np.where(np.isfinite(rates), rates, observed)
 
 
 def _mean_where_defined(values: Rates) -> Rates:

@@ -33,7 +33,8 @@ from wbc_common.study import StudyConfig
 from wbc_common.wire import Evaluation
 from wbc_server.participation import Roster
 
-Rate = Callable[[NDArray[np.int64]], NDArray[np.float64]]
+# A figure of confusion counts [..., C, C]; of bootstrap draws where the observed counts [C, C] are given too.
+Rate = Callable[[NDArray[np.int64], NDArray[np.int64] | None], NDArray[np.float64]]
 _PACKAGES = ("wbc-fl", "torch", "torchvision", "flwr", "numpy", "scikit-learn")
 
 
@@ -97,9 +98,9 @@ def _rates(registry: Registry, rare: tuple[int, ...]) -> dict[str, Rate]:
     return {
         "macro_f1": macro_f1,
         "balanced_accuracy": balanced_accuracy,
-        "accuracy": accuracy,
-        "rare_recall": lambda confusion: pooled_recall(confusion, rare),
-        "blast_recall": lambda confusion: pooled_recall(confusion, blasts),
+        "accuracy": lambda confusion, observed: accuracy(confusion),
+        "rare_recall": lambda confusion, observed: pooled_recall(confusion, rare),
+        "blast_recall": lambda confusion, observed: pooled_recall(confusion, blasts),
     }
 
 
@@ -134,10 +135,10 @@ def _class_figures(name: str, confusion: NDArray[np.int64], row: int) -> dict[st
 
 
 def _interval(rate: Rate, evaluation: Evaluation) -> dict[str, float | None] | None:
-    value = float(rate(evaluation.confusion))
+    value = float(rate(evaluation.confusion, None))
     if not math.isfinite(value):
         return None
-    return _as_json(percentile_interval(value, rate(evaluation.replicates)))
+    return _as_json(percentile_interval(value, rate(evaluation.replicates, evaluation.confusion)))
 
 
 def _means(evaluations: Mapping[str, Evaluation], rates: Mapping[str, Rate]) -> dict[str, Any] | None:
@@ -148,11 +149,11 @@ def _means(evaluations: Mapping[str, Evaluation], rates: Mapping[str, Rate]) -> 
 
 
 def _mean(rate: Rate, evaluations: list[Evaluation]) -> dict[str, float | None] | None:
-    defined = [evaluation for evaluation in evaluations if math.isfinite(float(rate(evaluation.confusion)))]
+    defined = [evaluation for evaluation in evaluations if math.isfinite(float(rate(evaluation.confusion, None)))]
     if not defined:
         return None
-    value = float(np.mean([rate(evaluation.confusion) for evaluation in defined]))
-    draws = np.mean([rate(evaluation.replicates) for evaluation in defined], axis=0)
+    value = float(np.mean([rate(evaluation.confusion, None) for evaluation in defined]))
+    draws = np.mean([rate(evaluation.replicates, evaluation.confusion) for evaluation in defined], axis=0)
     return _as_json(percentile_interval(value, draws))
 
 

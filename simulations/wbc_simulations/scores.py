@@ -37,15 +37,22 @@ def cell_scores(folder: RunFolder) -> CellScores:
     counts = {clinic: np.array(held_out[clinic]["confusion"]) for clinic in held_out}
     return CellScores(
         values={name: float(_mean([_rate(name, counts[clinic], rare) for clinic in counts])) for name in FIGURES},
-        replicates={name: _mean([_rate(name, draws[clinic], rare) for clinic in counts]) for name in FIGURES},
+        replicates={
+            name: _mean([_rate(name, draws[clinic], rare, counts[clinic]) for clinic in counts]) for name in FIGURES
+        },
     )
 
 
-def _rate(name: str, confusion: NDArray[np.int64], rare: tuple[int, ...]) -> NDArray[np.float64]:
+def _rate(
+    name: str, confusion: NDArray[np.int64], rare: tuple[int, ...], observed: NDArray[np.int64] | None = None
+) -> NDArray[np.float64]:
+    """A figure of counts [C, C], or of bootstrap draws [R, C, C] from the `observed` counts."""
     if name == "rare_recall":
         return pooled_recall(confusion, rare)
-    rates = {"macro_f1": macro_f1, "balanced_accuracy": balanced_accuracy, "accuracy": accuracy}
-    return rates[name](confusion)
+    if name == "accuracy":
+        return accuracy(confusion)
+    rates = {"macro_f1": macro_f1, "balanced_accuracy": balanced_accuracy}
+    return rates[name](confusion, observed)
 
 
 def _mean(rates: list[NDArray[np.float64]]) -> NDArray[np.float64]:

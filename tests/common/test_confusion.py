@@ -182,3 +182,19 @@ def test_an_interval_without_trials_or_replicates_is_not_defined() -> None:
 def test_a_percentile_interval_leaves_undefined_replicates_out() -> None:
     found = percentile_interval(0.7, np.array([*np.arange(101) / 100, np.nan]))
     assert (found.value, found.low, found.high) == pytest.approx((0.7, 0.025, 0.975))
+
+
+def test_a_class_that_a_draw_misses_keeps_its_observed_rate() -> None:
+    observed = np.array([[8, 0], [1, 0]])  # the one cell of the second class is called the first
+    without = np.array([[9, 0], [0, 0]])  # a draw without it
+    assert macro_f1(observed) == pytest.approx((16 / 17 + 0) / 2)
+    assert macro_f1(without[None], observed)[0] == pytest.approx((1 + 0) / 2)
+    assert balanced_accuracy(without[None], observed)[0] == pytest.approx(0.5)
+    assert macro_f1(without[None])[0] == 1.0  # what leaving the class out would say
+
+
+def test_draws_that_hold_every_class_need_nothing_kept() -> None:
+    draws = np.array([[[3, 1], [2, 2]], [[4, 0], [1, 3]]])
+    observed = np.array([[1, 3], [3, 1]])
+    assert np.array_equal(macro_f1(draws, observed), macro_f1(draws))
+    assert np.array_equal(balanced_accuracy(draws, observed), balanced_accuracy(draws))
