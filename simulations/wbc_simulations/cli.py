@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 import tomllib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -119,27 +120,48 @@ def render(
     typer.echo(f"{cells} cells in {output}, to look at: {output / CONTACT_SHEET}")
 
 
+Domain = Annotated[list[str] | None, typer.Option(help="blend only these in-silico domains")]
+Blends = Annotated[int, typer.Option(min=0, help="blended domains; 0: the domains as they are")]
+Cells = Annotated[int, typer.Option(min=1000, help="in-silico cells in all")]
+Epochs = Annotated[int, typer.Option(min=1)]
+
+
 @app.command()
 def pretrain(
     output: Annotated[Path, typer.Argument(help="safetensors file to write")],
-    domain: Annotated[list[str] | None, typer.Option(help="only these in-silico domains")] = None,
-    cells: Annotated[int, typer.Option(min=100, help="cells a domain")] = 2000,
-    epochs: Annotated[int, typer.Option(min=1)] = 20,
+    domain: Domain = None,
+    blends: Blends = 100,
+    cells: Cells = 24_000,
+    epochs: Epochs = 12,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Train a small backbone on in-silico cells alone; use it as [model] weights."""
+    from wbc_simulations.pretrain import Recipe, save_backbone
     from wbc_simulations.pretrain import pretrain as train
-    from wbc_simulations.pretrain import save_backbone
 
-    found = train(
-        domains=domain or (),
-        cells_per_domain=cells,
-        epochs=epochs,
-        seed=seed,
-        on_epoch=lambda epoch, loss: typer.echo(f"epoch {epoch} of {epochs}: loss {loss:.3f}"),
-    )
+    recipe = Recipe("wbc13", tuple(domain or ()), blends, cells, epochs, seed)
+    found = train(recipe, lambda epoch, loss: typer.echo(f"epoch {epoch} of {epochs}: loss {loss:.3f}"))
     save_backbone(found.model, output)
     typer.echo(f"balanced accuracy on unseen in-silico patients, 13 classes: {found.balanced_accuracy:.3f}")
+
+
+@app.command()
+def realism(
+    data: Annotated[Path, typer.Option(help="folder with a manifest.csv of real cells")],
+    domain: Domain = None,
+    blends: Blends = 100,
+    cells: Cells = 24_000,
+    epochs: Epochs = 12,
+    seeds: Annotated[int, typer.Option(min=1, help="how many trainings")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+) -> None:
+    """Measure in-silico cells against real ones: train on phantoms only, test on each real clinic of 5 classes."""
+    from wbc_simulations.pretrain import Recipe
+    from wbc_simulations.realism import measure_realism, realism_table
+
+    recipe = Recipe("wbc5", tuple(domain or ()), blends, cells, epochs)
+    found = measure_realism(data, recipe, range(seeds), on_step=lambda text: typer.echo(text, err=True))
+    typer.echo(json.dumps([asdict(clinic) for clinic in found]) if as_json else realism_table(found))
 
 
 def _refuse_with_resume(**given: object) -> None:

@@ -6,12 +6,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from wbc_client.dataset.cell_set import CellSet
+from wbc_common.cells import CLASSES_13, registry
 from wbc_common.models import build_model
 from wbc_common.study import ImageSettings, ModelSettings
 from wbc_simulations import pretrain as module
-from wbc_simulations.pretrain import Pretrained, phantom_cells, pretrain, save_backbone
+from wbc_simulations.phantom import load_domain
+from wbc_simulations.pretrain import Pretrained, Recipe, join_cells, phantom_cells, pretrain, save_backbone
 
 SMALL = ImageSettings(size_px=32, framing="as-is")
+
+
+def cells_of(domain: str, number: int, name: str = "wbc13") -> CellSet:
+    return phantom_cells(load_domain(domain), registry(name), number, seed=0, settings=SMALL)
 
 
 @pytest.fixture
@@ -28,14 +35,14 @@ def _blank_cells(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_blank_cells")
 def test_every_class_has_its_equal_share() -> None:
-    cells = phantom_cells("pale_wright", 130, 0, SMALL)
+    cells = cells_of("pale_wright", 130)
     assert cells.class_counts().tolist() == [10.0] * 13
     assert cells.images.shape == (130, 3, 32, 32)
 
 
 @pytest.mark.usefixtures("_blank_cells")
 def test_no_patient_is_both_trained_and_tested_on() -> None:
-    cells = phantom_cells("pale_wright", 800, 0, SMALL)
+    cells = cells_of("pale_wright", 800)
     tested = set(cells.part("test").groups.tolist())
     assert tested
     assert tested.isdisjoint(cells.part("train").groups.tolist())
@@ -45,14 +52,8 @@ def test_no_patient_is_both_trained_and_tested_on() -> None:
 @pytest.mark.usefixtures("_blank_cells")
 def test_training_tells_each_epoch_and_measures_on_unseen_patients() -> None:
     told: list[tuple[int, float]] = []
-    found = pretrain(
-        domains=["pale_wright", "dm96_mgg"],
-        cells_per_domain=104,
-        epochs=2,
-        seed=0,
-        size_px=16,
-        on_epoch=lambda epoch, loss: told.append((epoch, loss)),
-    )
+    recipe = Recipe(domains=("pale_wright", "dm96_mgg"), blends=4, cells=208, epochs=2, size_px=16)
+    found = pretrain(recipe, lambda epoch, loss: told.append((epoch, loss)))
     assert [epoch for epoch, _ in told] == [1, 2]
     assert all(0 < loss < 10 for _, loss in told)
     assert 0 <= found.balanced_accuracy <= 1
@@ -60,8 +61,8 @@ def test_training_tells_each_epoch_and_measures_on_unseen_patients() -> None:
 
 @pytest.mark.usefixtures("_blank_cells")
 def test_domains_keep_their_patients_apart() -> None:
-    parts = [phantom_cells(name, 40, 0, SMALL) for name in ("pale_wright", "dm96_mgg")]
-    joined = module._join(parts)
+    parts = [cells_of(name, 40) for name in ("pale_wright", "dm96_mgg")]
+    joined = join_cells(parts)
     assert len(joined) == 80
     assert len(joined.groups.unique()) == 20
 
@@ -82,12 +83,37 @@ def test_the_saved_backbone_is_half_precision_without_a_head_and_starts_a_study(
 
 def test_the_same_seed_pretrains_the_same_bytes_and_another_seed_does_not(tmp_path: Path) -> None:
     def saved(seed: int, name: str) -> bytes:
-        found = pretrain(
-            domains=["pale_wright"], cells_per_domain=39, epochs=2, seed=seed, size_px=16, on_epoch=lambda *_: None
-        )
+        recipe = Recipe(domains=("pale_wright",), blends=2, cells=78, epochs=2, seed=seed, size_px=16)
+        found = pretrain(recipe, lambda *_: None)
         save_backbone(found.model, tmp_path / name)
         return (tmp_path / name).read_bytes()
 
     first = saved(0, "first")
     assert saved(0, "again") == first
     assert saved(1, "other") != first
+
+
+def test_cells_come_from_blends_in_equal_shares_or_from_the_shipped_domains() -> None:
+    blends = Recipe(domains=("pale_wright", "dm96_mgg"), blends=5).sources()
+    assert [domain.name for domain in blends] == [f"blend-0-{number}" for number in range(5)]
+    assert [domain.name for domain in Recipe(domains=("pale_wright",), blends=0).sources()] == ["pale_wright"]
+
+
+@pytest.mark.usefixtures("_blank_cells")
+def test_as_many_cells_are_drawn_as_asked_for() -> None:
+    assert len(Recipe(blends=7, size_px=16).phantoms(0, 100)) == 100
+    assert len(Recipe(blends=7, size_px=16).phantoms(0, 3)) == 3
+
+
+def test_a_coarser_registry_draws_each_class_from_all_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+
+    def noted(classes: torch.Tensor, *args: object, size_px: int, **options: object) -> torch.Tensor:
+        drawn.extend(classes.tolist())
+        return torch.zeros(len(classes), 3, size_px, size_px, dtype=torch.uint8)
+
+    monkeypatch.setattr(module, "render", noted)
+    assert cells_of("pale_wright", 500, "wbc5").class_counts().tolist() == [100.0] * 5
+    found = {CLASSES_13[place] for place in drawn}
+    assert {"band_neutrophil", "segmented_neutrophil", "typical_lymphocyte", "atypical_lymphocyte"} < found
+    assert found.isdisjoint({"myeloblast", "erythroblast", "smudge_cell"})

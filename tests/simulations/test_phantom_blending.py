@@ -1,0 +1,67 @@
+"""Blended domains: always valid, between their parents, repeatable."""
+
+import numpy as np
+import pytest
+
+from wbc_simulations.phantom import Domain, blended_domain, domain_names, load_domain
+
+
+def numbers(domain: Domain, part: str) -> np.ndarray:
+    """Every number of one part, in order."""
+
+    def flat(value: object) -> list[float]:
+        if isinstance(value, dict):
+            return [number for inner in value.values() for number in flat(inner)]
+        if isinstance(value, tuple | list):
+            return [number for inner in value for number in flat(inner)]
+        return [value] if isinstance(value, float) else []
+
+    return np.array(flat(domain.model_dump()[part]))
+
+
+def test_five_hundred_blends_are_valid_domains_of_different_names() -> None:
+    assert len({blended_domain(number, seed=3).name for number in range(500)}) == 500
+
+
+def test_the_number_and_the_seed_decide_a_blend() -> None:
+    assert blended_domain(4, seed=1) == blended_domain(4, seed=1)
+    assert blended_domain(4, seed=1).stain != blended_domain(5, seed=1).stain
+    assert blended_domain(4, seed=1).stain != blended_domain(4, seed=2).stain
+
+
+def test_a_blend_of_one_domain_is_that_domain() -> None:
+    blend, parent = blended_domain(0, seed=0, names=["pale_wright"]), load_domain("pale_wright")
+    for part in ("stain", "smear", "optics", "camera", "framing", "cohort"):
+        np.testing.assert_allclose(numbers(blend, part), numbers(parent, part), rtol=1e-12)
+
+
+@pytest.mark.parametrize("part", ["stain", "smear", "optics", "camera"])
+def test_a_blend_of_two_lies_on_their_line_or_a_fifth_beyond(part: str) -> None:
+    one, other = load_domain("pale_wright"), load_domain("high_mag_dark")
+    a, b = numbers(one, part), numbers(other, part)
+    low, high = np.minimum(a, b), np.maximum(a, b)
+    room = 0.2 * (high - low) + 1e-9
+    for number in range(20):
+        blend = numbers(blended_domain(number, seed=0, names=["pale_wright", "high_mag_dark"]), part)
+        assert (blend >= low - room).all()
+        assert (blend <= high + room).all()
+
+
+def test_parts_are_drawn_apart() -> None:
+    """In some blend of many the stain is near one parent and the camera near the other."""
+    names = ["pale_wright", "high_mag_dark"]
+    parents = [load_domain(name) for name in names]
+
+    def nearer(domain: Domain, part: str) -> int:
+        return int(np.argmin([np.abs(numbers(domain, part) - numbers(parent, part)).sum() for parent in parents]))
+
+    pairs = {
+        (nearer(blend, "stain"), nearer(blend, "camera"))
+        for blend in (blended_domain(number, seed=0, names=names) for number in range(40))
+    }
+    assert pairs == {(0, 0), (0, 1), (1, 0), (1, 1)}
+
+
+def test_all_shipped_domains_are_mixed_by_default() -> None:
+    azure = {blended_domain(number, seed=0).stain.azure_rgb_od for number in range(50)}
+    assert len(azure) > len(domain_names())
