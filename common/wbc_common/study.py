@@ -71,12 +71,20 @@ class ImageSettings(Settings):
 class ModelSettings(Settings):
     """Backbone and its initial weights.
 
-    `weights` is `none` (random), `phantom` (the backbone shipped with the package, trained on in-silico cells only),
-    a local .safetensors/.pth file, or a torchvision weights name.
+    `weights` is `phantom` (the backbone shipped with the package, trained on in-silico cells only), `none` (random),
+    a local .safetensors/.pth file, or a torchvision weights name. Left out, it is `phantom` for the backbone that we
+    ship one for, as a hospital may have no way to download any, and `none` for others.
     """
 
     backbone: Literal["cnn-small", "resnet18"] = "cnn-small"
-    weights: str = "none"
+    weights: str = "phantom"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _random_where_none_is_shipped(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "weights" not in values and values.get("backbone", "cnn-small") != "cnn-small":
+            return {**values, "weights": "none"}
+        return values
 
 
 class TrainingSettings(Settings):

@@ -143,6 +143,10 @@ def plan_study(
         changes: settings by dotted key, e.g. {"loss.tau": 0.5}.
     """
     values = _merged(experiment.study, {})
+    model = values.setdefault("model", {})
+    if experiment.data.kind == "phantom" and isinstance(model, dict):
+        # The shipped backbone has seen every shipped domain: starting from it, no in-silico clinic is held out.
+        model.setdefault("weights", "none")
     values["clinics"] = dict(_clinics(experiment, held_out))
     for key, value in (changes or {}).items():
         _set(values, key, value)

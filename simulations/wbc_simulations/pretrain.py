@@ -25,10 +25,11 @@ from wbc_common.models import Network, build_model, is_head
 from wbc_common.seeds import derive_seed, numpy_generator
 from wbc_common.study import ImageSettings, StudyConfig, parse_study
 from wbc_server.run_folder import write_atomically
-from wbc_simulations.phantom import Domain, blended_domain, domain_names, load_domain, render
+from wbc_simulations.phantom import Domain, blended_domain, case_mix, domain_names, load_domain, render
 
 _CELLS_PER_PATIENT = 4
 _TEST_SHARE = 0.1
+_SMALLEST_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -145,9 +146,16 @@ def _shares(total: int, parts: int) -> list[int]:
 
 
 def _finest(labels: NDArray[np.int64], registry: Registry, generator: np.random.Generator) -> NDArray[np.int64]:
-    """For classes of a registry [N], classes among the 13 that are no other class there, in equal shares [N]."""
-    finest = [
-        [place for place, name in enumerate(CLASSES_13) if registry.resolve(name) == (own,)]
-        for own in range(len(registry))
-    ]
-    return np.array([generator.choice(finest[label]) for label in labels], dtype=np.int64)
+    """For classes of a registry [N], a class among the 13 that each stands for [N].
+
+    In the shares of the normal count, though none below a tenth: a lymphocyte is mostly a typical one.
+    """
+    normal = case_mix("normal")
+    places, shares = [], []
+    for own in range(len(registry)):
+        finest = [place for place, name in enumerate(CLASSES_13) if registry.resolve(name) == (own,)]
+        share = np.array([normal[CLASSES_13[place]] for place in finest]) + 1e-9
+        share = np.maximum(share / share.sum(), _SMALLEST_SHARE)
+        places.append(finest)
+        shares.append(share / share.sum())
+    return np.array([generator.choice(places[label], p=shares[label]) for label in labels], dtype=np.int64)

@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel
 
 from wbc_common.errors import SettingError
-from wbc_common.study import LossSettings, StudyConfig, parse_study, read_study, write_study
+from wbc_common.study import LossSettings, ModelSettings, StudyConfig, parse_study, read_study, write_study
 
 LEAST: dict[str, Any] = {"name": "s", "clinics": {"train": ["a", "b"], "held_out": ["c"]}}
 
@@ -151,3 +151,9 @@ def test_a_file_that_is_no_toml_is_refused(tmp_path: Path, content: bytes, compl
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"cannot read .*none\.toml"):
         read_study(tmp_path / "none.toml")
+
+
+def test_a_study_starts_from_the_shipped_backbone_where_there_is_one() -> None:
+    assert ModelSettings().weights == "phantom"
+    assert ModelSettings(backbone="resnet18").weights == "none"
+    assert ModelSettings(backbone="resnet18", weights="a.pth").weights == "a.pth"

@@ -173,3 +173,9 @@ def read_toml_of(path: Path) -> dict[str, Any]:
 def test_there_are_shipped_experiments_to_check() -> None:
     assert SHIPPED
     assert isinstance(read_experiment(DEFAULT_EXPERIMENT), Experiment)
+
+
+def test_an_in_silico_study_starts_at_random_unless_it_says_otherwise() -> None:
+    experiment = tiny_experiment()
+    assert plan_study(experiment).model.weights == "none"
+    assert plan_study(experiment, changes={"model.weights": "phantom"}).model.weights == "phantom"

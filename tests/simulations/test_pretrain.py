@@ -68,7 +68,7 @@ def test_domains_keep_their_patients_apart() -> None:
 
 
 def test_the_saved_backbone_is_half_precision_without_a_head_and_starts_a_study(tmp_path: Path) -> None:
-    model = build_model(ModelSettings(), 13, seed=5)
+    model = build_model(ModelSettings(weights="none"), 13, seed=5)
     path = tmp_path / "new" / "backbone.safetensors"
     save_backbone(Pretrained(model, 0.5).model, path)
     saved = load_file(path)

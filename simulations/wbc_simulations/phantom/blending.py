@@ -3,7 +3,8 @@
 A network trained on nine looks learns nine looks. A blended domain takes each part (stain, smear, optics, camera,
 framing, cohort) from two shipped domains, mixed at a random point on, or a little beyond, the line between them, so
 that the stain of some meets the camera of others. What has no in-between (kind of framing, JPEG or not) comes from the
-first of the two. Nothing here looks at an image.
+first of the two. How much dye each part of the cell binds is drawn anew: a class is then known by its shape and
+grain and by colours beside each other, not by one colour. Nothing here looks at an image.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from wbc_simulations.phantom.settings import Domain, domain_names, load_domain
 
 _BEYOND = 0.2  # how far past either domain a mixture may lie, as a share of their distance
 _MARGIN = 0.1  # how far past the shipped domains' range a number may lie, as a share of its own size
+_BINDING = 0.3  # deviation of the log gain of each dye in nucleus, cytoplasm and granules
 _PARTS = ("stain", "smear", "optics", "camera", "framing", "cohort")
 
 
@@ -24,9 +26,15 @@ def blended_domain(number: int, *, seed: int, names: Sequence[str] = ()) -> Doma
     generator = numpy_generator(seed, "blended domain", number)
     sources = [load_domain(name).model_dump() for name in names or domain_names()]
     parts = {part: _blended_part([source[part] for source in sources], generator) for part in _PARTS}
+    parts["stain"] |= {f"{place}_binding": _binding(generator) for place in ("nucleus", "cytoplasm", "granule")}
     return Domain.model_validate(
         {"name": f"blend-{seed}-{number}", "description": "a blend of shipped domains", "source": "none", **parts}
     )
+
+
+def _binding(generator: np.random.Generator) -> list[float]:
+    gains = np.exp(_BINDING * np.clip(generator.normal(size=3), -2, 2))
+    return [float(gain) for gain in gains]
 
 
 def _blended_part(sources: list[dict[str, Any]], generator: np.random.Generator) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from wbc_simulations.phantom.scene import Scene
+from wbc_simulations.phantom.settings import Rgb
 from wbc_simulations.phantom.shapes import (
     capsule_distance,
     nucleus_distance,
@@ -64,10 +65,11 @@ def paint(scene: Scene, regions: Regions) -> torch.Tensor:
     return layers * regions.cell[:, None]
 
 
-def _dyes(traits: Traits, name: str, sd: float) -> torch.Tensor:
-    """A class's dye amounts, varied between cells by the relative `sd`, [B, 3, 1, 1]."""
+def _dyes(traits: Traits, name: str, sd: float, binding: Rgb) -> torch.Tensor:
+    """A class's dye amounts under the stain's `binding`, varied between cells by the relative `sd`, [B, 3, 1, 1]."""
     varied = (1 + sd * traits.cell.normal(name, 3)) * (1 + sd * traits.cell.normal(f"{name} all"))
-    return (traits.textbook(name) * varied.clamp_min(0.2))[:, :, None, None]
+    amounts = traits.textbook(name) * torch.tensor(binding, device=traits.classes.device)
+    return (amounts * varied.clamp_min(0.2))[:, :, None, None]
 
 
 def _cytoplasm(scene: Scene, regions: Regions) -> torch.Tensor:
@@ -81,7 +83,8 @@ def _cytoplasm(scene: Scene, regions: Regions) -> torch.Tensor:
     square = (grid.x - scene.anatomy.nucleus.hof_x) ** 2 + (grid.y - scene.anatomy.nucleus.hof_y) ** 2
     amount = amount * (1 - traits.of_class("hof", 0.0, 0.8) * torch.exp(-(square / reach**2).clamp_max(30.0)))
     amount = amount * (1 - 0.8 * _vacuoles(scene))
-    return _dyes(traits, "cytoplasm_dyes", 0.14) * (gain * amount.clamp_min(0.0))[:, None]
+    dyes = _dyes(traits, "cytoplasm_dyes", 0.14, scene.domain.stain.cytoplasm_binding)
+    return dyes * (gain * amount.clamp_min(0.0))[:, None]
 
 
 def _vacuoles(scene: Scene) -> torch.Tensor:
@@ -101,7 +104,8 @@ def _nucleus(scene: Scene, regions: Regions) -> torch.Tensor:
     membrane = ridge(regions.nucleus_distance + 0.25, 0.3)
     amount = 1 + contrast * (chromatin + 0.6 * membrane)
     nucleoli = _nucleoli(scene)
-    dyes = _dyes(traits, "nucleus_dyes", 0.07) * (amount * (1 - 0.35 * nucleoli)).clamp_min(0.1)[:, None]
+    dyes = _dyes(traits, "nucleus_dyes", 0.07, scene.domain.stain.nucleus_binding)
+    dyes = dyes * (amount * (1 - 0.35 * nucleoli)).clamp_min(0.1)[:, None]
     # A nucleolus is RNA: it keeps its blue while the purple around it thins.
     dyes[:, _AZURE] += 0.08 * nucleoli
     return dyes
@@ -134,7 +138,7 @@ def _with_granules(layers: torch.Tensor, scene: Scene, kind: str, regions: Regio
     over = traits.textbook(f"{kind}.over_nucleus")[:, :, None]
     seen = (found * (1 - (1 - over) * regions.nucleus))[:, None]
     gain = traits.of_domain("granule gain", scene.domain.stain.granule_gain)[:, None]
-    dyes = _dyes(traits, f"{kind}.dyes", 0.12) * gain
+    dyes = _dyes(traits, f"{kind}.dyes", 0.12, scene.domain.stain.granule_binding) * gain
     covered = layers * (1 - 0.6 * seen * (1 - regions.nucleus[:, None]))
     return covered + dyes * seen * (1 - 0.45 * regions.nucleus[:, None])
 
