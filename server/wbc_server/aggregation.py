@@ -10,7 +10,7 @@ all clinics' counts and is not invariant to splitting a clinic in two: it guards
 a clinic that enrols under two names.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -147,12 +147,15 @@ class WeightedSum:
             self._sum(key, value)[...] += value
         self._add_weights(other._backbone_weight, other._head_weight)
 
-    def mean(self) -> dict[str, Float64s]:
-        """The weighted mean change, float64; 0 where the weights sum to 0, and empty when nothing was added."""
-        return {
-            key: _ratio(total, self._head_weight if is_head(key) else np.float64(self._backbone_weight))
-            for key, total in self._sums.items()
-        }
+    def mean(self) -> Mapping[str, Float64s]:
+        """The weighted mean change, float64; 0 where the weights sum to 0, and empty when nothing was added.
+
+        Each array is divided as it is looked up, so that no second float64 model arises; what is added later counts.
+        """
+        return _Mean(self._sums, self._weight_of)
+
+    def _weight_of(self, key: str) -> Float64s | np.float64:
+        return self._head_weight if is_head(key) else np.float64(self._backbone_weight)
 
     def _add_backbone(self, backbone: Mapping[str, np.ndarray], weight: float) -> None:
         """Add arrays that have one weight, piece by piece on all threads."""
@@ -178,6 +181,26 @@ class WeightedSum:
             self._sums[key] = np.zeros(value.shape)
         assert self._sums[key].shape == value.shape, f"{key}: {value.shape} added to {self._sums[key].shape}"
         return self._sums[key]
+
+
+class _Mean(Mapping[str, Float64s]):
+    """Sums over their weights, array by array."""
+
+    def __init__(self, sums: Mapping[str, Float64s], weight_of: Callable[[str], Float64s | np.float64]) -> None:
+        self._sums = sums
+        self._weight_of = weight_of
+
+    def __getitem__(self, key: str) -> Float64s:
+        return _ratio(self._sums[key], self._weight_of(key))
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._sums
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sums)
+
+    def __len__(self) -> int:
+        return len(self._sums)
 
 
 def apply_step(
@@ -213,6 +236,8 @@ def _add_scaled(total: Float64s, value: np.ndarray, weight: float, scratch: Floa
 
 def _ratio(total: Float64s, weight: Float64s | np.float64) -> Float64s:
     """total/weight, 0 where the weight is 0; a weight [C] divides the rows."""
-    divisor = np.reshape(weight, (-1,) + (1,) * (total.ndim - 1)) if np.ndim(weight) else weight  # [C, 1]
-    mean: Float64s = np.divide(total, divisor, out=np.zeros_like(total), where=np.asarray(divisor) > 0)
+    if np.ndim(weight) == 0:
+        return np.asarray(total / weight) if weight > 0 else np.zeros_like(total)
+    divisor = np.reshape(weight, (-1,) + (1,) * (total.ndim - 1))  # [C, 1]
+    mean: Float64s = np.divide(total, divisor, out=np.zeros_like(total), where=divisor > 0)
     return mean

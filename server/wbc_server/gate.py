@@ -20,8 +20,8 @@ _COUNT_TOLERANCE = 1e-6  # relative; fractional counts may be summed in another 
 _NORM_TOLERANCE = 1e-3  # relative; float32 rounding of unit vectors and of their sum
 _NORM_FLOOR = 1e-6  # absolute, for classes without cells
 _HALF_A_CELL = 0.5  # a declared total is a sum of fractions, off by rounding
-# What float32 gets wrong in a sum of n squares, by any order of adding, is n·2⁻²⁴ of it (Higham 2002, eq. 3.5): 1.6 % of
-# a piece. Squares that underflow are lost altogether: less than 1.2e-38 each.
+# A float32 sum of n squares, added in any order, is off by at most n·2⁻²⁴ of itself (Higham 2002, §3.1): 1.6 % for a
+# piece. Squares that underflow are lost altogether: less than 1.2e-38 each.
 _CLEARLY_WITHIN = 0.98
 _UNDERFLOW = 1e-28
 _NAMES_SHOWN = 3
@@ -151,7 +151,7 @@ def _check_array(key: str, value: np.ndarray, expected: np.ndarray) -> None:
 def _check_values(delta: Mapping[str, np.ndarray], max_norm: float) -> None:
     """Refuse values that are not finite and a norm over the bound; one quick pass clears all other updates."""
     floats = {key: value.reshape(-1) for key, value in delta.items() if value.dtype.kind == "f"}
-    if _roughly_squared(floats) + _UNDERFLOW <= _CLEARLY_WITHIN * max_norm * max_norm:  # NaN compares as False
+    if _roughly_squared(floats) + _UNDERFLOW < _CLEARLY_WITHIN * max_norm * max_norm:  # never for NaN or infinity
         return
     for key, value in floats.items():
         if not np.isfinite(value).all():
