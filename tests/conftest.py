@@ -1,6 +1,7 @@
 """What every room's tests share: threads and cache of their own, the real cells if any, one finished study."""
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,14 @@ def _quiet_and_alone(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Two threads as on the reference machine; rendered cells in a cache of the tests' own."""
     torch.set_num_threads(2)
     os.environ["WBC_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def torch_threads() -> Iterator[Callable[[int], None]]:
+    """Sets how many threads torch may use; the former number comes back after the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,7 @@ from wbc_common.wire import (
     encode_reply,
     encode_task,
     num_bytes,
+    record_arrays,
 )
 
 MODEL = {"head.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "head.bias": np.zeros(2, dtype=np.float32)}
@@ -90,7 +91,61 @@ def test_arrays_in_fortran_order_and_scalars_keep_their_values() -> None:
     odd = {"f": np.asfortranarray(MODEL["head.weight"]), "scalar": np.float32(2.0).reshape(())}
     found = decode_update(encode_reply(replace(UPDATE, delta=odd))).delta
     assert np.array_equal(found["f"], odd["f"])
-    assert float(found["scalar"].item()) == 2.0
+    assert (found["scalar"].shape, float(found["scalar"])) == ((), 2.0)
+
+
+ARRAYS = {
+    "matrix": MODEL["head.weight"],
+    "scalar": np.array(7, np.int64),
+    "nothing": np.zeros((0, 3), np.float16),
+    "fortran": np.asfortranarray(MODEL["head.weight"]),
+    "every second": np.arange(9.0)[::2],
+    "big-endian": np.arange(3, dtype=">f4"),
+    "bits": np.array([True, False]),
+}
+
+
+def saved(value: np.ndarray) -> bytes:
+    """What numpy writes."""
+    stream = io.BytesIO()
+    np.save(stream, value)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_an_array_is_written_as_numpy_and_flower_write_it(kind: str) -> None:
+    value = ARRAYS[kind]
+    written, flowers = encode_arrays({"x": value})["x"], Array(np.array(value, order="C"))
+    assert written.data == saved(np.array(value, order="C"))
+    assert (written.dtype, written.shape, written.stype, written.data) == (
+        flowers.dtype,
+        flowers.shape,
+        flowers.stype,
+        flowers.data,
+    )
+    assert same(written.numpy(), np.array(value, order="C"))
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_what_numpy_writes_is_read_as_numpy_reads_it(kind: str) -> None:
+    data = saved(ARRAYS[kind])
+    found = record_arrays(ArrayRecord({"x": raw(data)}))["x"]
+    assert same(found, np.load(io.BytesIO(data)))
+
+
+def test_an_array_that_is_read_is_a_view_of_its_message_that_nobody_can_write() -> None:
+    array = Array(MODEL["head.weight"])
+    found = record_arrays(ArrayRecord({"x": array}))["x"]
+    assert np.shares_memory(found, np.frombuffer(array.data, np.uint8))
+    with pytest.raises(ValueError, match="read-only"):
+        found[0] = 1
+
+
+def test_version_2_of_the_format_and_a_header_without_padding_are_read() -> None:
+    array = with_header(
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }", version=2, numbers=b"\0\0\x80?" * 2
+    )
+    assert same(record_arrays(ArrayRecord({"x": array}))["x"], np.ones(2, np.float32))
 
 
 def test_bytes_are_counted_over_all_records() -> None:
@@ -166,10 +221,14 @@ def raw(data: bytes, stype: str = "numpy.ndarray") -> Array:
     return Array(dtype="float32", shape=(2,), stype=stype, data=data)
 
 
-def huge() -> Array:
-    """A header that promises 10¹⁵ numbers and holds none."""
-    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000000,), }"
-    return raw(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header) + 1) + header + b"\n")
+def with_header(header: bytes, version: int = 1, numbers: bytes = b"") -> Array:
+    """An array with a header as given."""
+    length = struct.pack("<H" if version == 1 else "<I", len(header) + 1)
+    return raw(b"\x93NUMPY" + bytes((version, 0)) + length + header + b"\n" + numbers)
+
+
+def shaped(shape: str, descr: str = "'<f8'") -> bytes:
+    return f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}".encode()
 
 
 UNREADABLE = {
@@ -179,7 +238,16 @@ UNREADABLE = {
     "text": raw(SECRET.encode()),
     "truncated": raw(Array(np.zeros(9)).data[:-3]),
     "another stype": raw(b"x", stype="torch"),
-    "huge": huge(),
+    "of 10¹⁵ numbers and none there": with_header(shaped("(1000000000000000,)")),
+    "with more than its numbers": raw(Array(np.zeros(9)).data + b"x"),
+    "of negative length": with_header(shaped("(-1, -2)"), numbers=bytes(16)),
+    "of text": with_header(shaped("(2,)", "'<U1'"), numbers=bytes(8)),
+    "of 10¹⁵ times nothing": with_header(shaped("(1000000000000000,)", "'<V0'")),
+    "of records": with_header(shaped("(1,)", "[('a', '<f8')]"), numbers=bytes(8)),
+    "of version 3": with_header(shaped("(1,)"), version=3, numbers=bytes(8)),
+    "with a header past its end": raw(b"\x93NUMPY\x01\x00" + struct.pack("<H", 4000) + b"{"),
+    "with an endless header": with_header(shaped("(1,)") + b" " * 60_000, numbers=bytes(8)),
+    "with code in its header": with_header(shaped("(__import__('os').getpid(),)"), numbers=bytes(8)),
 }
 
 

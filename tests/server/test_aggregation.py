@@ -17,6 +17,7 @@ from wbc_server.aggregation import (
     head_weights,
     plan_weights,
 )
+from wbc_server.pieces import PIECE
 
 D = 3
 alphas = st.floats(0, 1)
@@ -265,6 +266,31 @@ def test_every_element_of_a_large_array_is_added():
     total.add({"backbone.x": delta}, 2.0, np.ones(2))
     total.add({"backbone.x": -delta}, 1.0, np.ones(2))
     np.testing.assert_allclose(total.mean()["backbone.x"], delta.astype(np.float64) / 3, rtol=1e-12)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_bits_are_those_of_a_plain_float64_sum_however_many_threads_add(threads, torch_threads):
+    torch_threads(threads)
+    generator = np.random.default_rng(0)
+    shapes = {"backbone.small": (5, 7), "backbone.large": (3, PIECE + 1), "head.weight": (2, 4)}
+    total, plain = WeightedSum(), {key: np.zeros(shape) for key, shape in shapes.items()}
+    for weight in (0.1, 1 / 3, 12345.678):
+        delta = {key: generator.normal(size=shape).astype(np.float32) for key, shape in shapes.items()}
+        total.add(delta, weight, np.array([weight, weight]))
+        for key, value in delta.items():
+            plain[key] += weight * value.astype(np.float64)
+    weights = 0.1 + 1 / 3 + 12345.678
+    for key, value in total.mean().items():
+        np.testing.assert_array_equal(value, plain[key] / weights, err_msg=key)
+
+
+def test_updates_that_cannot_be_written_are_added():
+    delta = {"backbone.x": np.ones(3, np.float32), "head.bias": np.ones(2, np.float32)}
+    for value in delta.values():
+        value.flags.writeable = False
+    total = WeightedSum()
+    total.add(delta, 2.0, np.ones(2))
+    np.testing.assert_array_equal(total.mean()["backbone.x"], [1, 1, 1])
 
 
 def test_a_shape_that_would_broadcast_is_not_added():

@@ -1,5 +1,7 @@
 """What a broken or hostile clinic can send, and what the gate says to it."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from wbc_common.errors import UpdateRefused
 from wbc_common.study import AggregationSettings
 from wbc_server.gate import check_class_sums, check_confusion, check_update
+from wbc_server.pieces import PIECE
 
 SETTINGS = AggregationSettings(max_update_norm=10.0)
 TEMPLATE = {
@@ -99,6 +102,37 @@ def test_a_norm_beyond_float32_is_refused():
 def test_the_norm_does_not_overflow_where_float32_would():
     settings = AggregationSettings(max_update_norm=1e30)
     check_update(changed("head.bias", np.full(3, 1e25, np.float32)), DECLARED, TEMPLATE, DECLARED, settings)
+
+
+@pytest.mark.parametrize("off", [-1e-9, 1e-9])
+def test_close_to_the_bound_the_norm_is_taken_in_float64(off):
+    template = {"backbone.x": np.zeros(3 * PIECE, np.float32)}
+    delta = {"backbone.x": np.random.default_rng(0).normal(size=3 * PIECE).astype(np.float32)}
+    norm = math.sqrt(math.fsum(float(value) ** 2 for value in delta["backbone.x"]))
+    settings = AggregationSettings(max_update_norm=norm * (1 + off))
+    if off > 0:
+        check_update(delta, DECLARED, template, DECLARED, settings)
+        return
+    with pytest.raises(UpdateRefused, match="L2 norm"):
+        check_update(delta, DECLARED, template, DECLARED, settings)
+
+
+def test_a_norm_whose_squares_vanish_in_float32_is_judged_all_the_same():
+    delta = changed("head.bias", np.full(3, 1e-30, np.float32))
+    delta = {key: np.zeros_like(value) for key, value in delta.items()} | {"head.bias": delta["head.bias"]}
+    check_update(delta, DECLARED, TEMPLATE, DECLARED, AggregationSettings(max_update_norm=1.8e-30))  # √3 = 1.73
+    with pytest.raises(UpdateRefused, match="L2 norm"):
+        check_update(delta, DECLARED, TEMPLATE, DECLARED, AggregationSettings(max_update_norm=1.7e-30))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, PIECE - 1, PIECE, 3 * PIECE - 1])
+def test_a_value_that_is_not_finite_is_found_in_every_piece_of_a_large_array(value, place):
+    delta = {"backbone.x": np.zeros(3 * PIECE, np.float32)}
+    template = {key: array.copy() for key, array in delta.items()}
+    delta["backbone.x"][place] = value
+    with pytest.raises(UpdateRefused, match=r"'backbone\.x' holds values that are not finite"):
+        check_update(delta, DECLARED, template, DECLARED, AggregationSettings(max_update_norm=1e300))
 
 
 def test_a_refusal_says_nothing_of_the_values():

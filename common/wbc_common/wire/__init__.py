@@ -1,6 +1,7 @@
 """Every message between coordinator and clinic. The only room of `wbc_common` that knows Flower.
 
-`messages` says what is exchanged, `codec` how it is written as Flower's records, `records` reads those with suspicion.
+`messages` says what is exchanged, `codec` how it is written as Flower's records, `records` reads those with suspicion,
+`npy` the arrays in them.
 """
 
 from wbc_common.wire.codec import (

@@ -3,20 +3,21 @@
 from collections.abc import Mapping
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from wbc_common.errors import MessageError
 from wbc_common.wire.messages import Arrays
+from wbc_common.wire.npy import view_array, write_array
 
 
 def encode_arrays(arrays: Mapping[str, np.ndarray]) -> ArrayRecord:
     """Named arrays as one record; their order is kept."""
-    return ArrayRecord(array_dict={key: Array(np.ascontiguousarray(value)) for key, value in arrays.items()})
+    return ArrayRecord(array_dict={key: write_array(value) for key, value in arrays.items()})
 
 
 def decode_arrays(records: RecordDict, name: str) -> Arrays:
-    """The named arrays of record `name`.
+    """The named arrays of record `name`, as read-only views of its bytes.
 
     Raises:
         MessageError: the record is missing, or one of its arrays cannot be read (pickle is never allowed).
@@ -28,15 +29,11 @@ def decode_arrays(records: RecordDict, name: str) -> Arrays:
 
 
 def record_arrays(record: ArrayRecord) -> Arrays:
-    """The named arrays of a record."""
+    """The named arrays of a record, as read-only views of its bytes."""
     try:
-        arrays = {key: value.numpy() for key, value in record.items()}
+        return {key: view_array(value) for key, value in record.items()}
     except Exception as error:
-        raise wrong("an array that cannot be read", "arrays in numpy's format without pickle") from error
-    # numpy.load hands out an archive object where the bytes are a zip file.
-    if not all(isinstance(value, np.ndarray) for value in arrays.values()):
-        raise wrong("an archive in place of an array", "arrays in numpy's format without pickle")
-    return arrays
+        raise wrong("an array that cannot be read", "arrays of numbers in numpy's format") from error
 
 
 def array(records: RecordDict, record: str, key: str, *, ndim: int) -> np.ndarray:
