@@ -1,16 +1,15 @@
-"""Makes the clinics of a simulation: one clinic file each, and for in-silico clinics the cells it points to.
+"""Makes the clinics of a simulation: one clinic file each, and the cells it points to.
 
 Cells are rendered once and kept in a cache, keyed by everything they depend on, so that seeds and methods share them.
+Real cells are read where they lie, unless a skew makes new clinics of them.
 """
 
-import hashlib
-import json
-import os
 from pathlib import Path
 
 import numpy as np
 import tomli_w
 import torch
+from numpy.typing import NDArray
 
 from wbc_client.dataset.cell_set import CellSet
 from wbc_client.dataset.packed import packed_metadata, write_packed
@@ -19,48 +18,67 @@ from wbc_common.cells import CLASSES_13, Registry
 from wbc_common.errors import SettingError
 from wbc_common.seeds import derive_seed, numpy_generator
 from wbc_common.study import StudyConfig
+from wbc_simulations.cell_cache import cell_file, write_once
 from wbc_simulations.experiment import Experiment, PhantomClinic
 from wbc_simulations.phantom import case_mix, load_domain, render
+from wbc_simulations.real_cells import real_cells, real_source
+from wbc_simulations.skewed import skewed_cells
 
 _RENDERER = 1  # raised when the renderer's cells change, so that no old cell is taken from the cache
-_OF_REAL_CELLS = {"path", "splits", "labels", "max_unreadable_fraction"}
 
 
 def write_clinics(experiment: Experiment, study: StudyConfig, run: Path) -> Path:
-    """Write `clinics/NAME.toml` in a run's folder, rendering cells that the cache lacks; returns that folder."""
+    """Write `clinics/NAME.toml` in a run's folder, making cells that the cache lacks; returns that folder."""
     folder = run / "clinics"
     folder.mkdir(parents=True, exist_ok=True)
-    phantoms = {clinic.clinic: clinic for clinic in experiment.data.clinics}
-    for name in (*study.clinics.train, *study.clinics.held_out):
-        if experiment.data.kind == "phantom":
-            cells = phantom_cells(phantoms[name], study, experiment.data.seed)
-            data: dict[str, object] = {"kind": "packed", "path": str(cells)}
-        else:
-            source = experiment.data.model_dump(mode="json", include=_OF_REAL_CELLS)
-            data = {"kind": "manifest", "clinic": name, **source}
+    for name, data in _data_of_clinics(experiment, study).items():
         values = {"clinic": name, "study": "../study.toml", "state_dir": f"../sites/{name}", "data": data}
         (folder / f"{name}.toml").write_bytes(tomli_w.dumps(values).encode())
     return folder
 
 
+def _data_of_clinics(experiment: Experiment, study: StudyConfig) -> dict[str, dict[str, object]]:
+    """What each clinic file says under [data]."""
+    names = (*study.clinics.train, *study.clinics.held_out)
+    if experiment.data.skew is not None:
+        files = skewed_cells(experiment, study, lambda name: source_cells(name, experiment, study))
+        return {name: {"kind": "packed", "path": str(files[name])} for name in names}
+    if experiment.data.kind == "phantom":
+        return {name: {"kind": "packed", "path": str(source_cells(name, experiment, study))} for name in names}
+    return {name: real_source(name, experiment.data) for name in names}
+
+
+def source_cells(name: str, experiment: Experiment, study: StudyConfig) -> Path:
+    """The packed cells of a clinic that cells come from, as they are before any skew."""
+    if experiment.data.kind == "manifest":
+        return real_cells(name, experiment.data, study)
+    clinic = next(clinic for clinic in experiment.data.clinics if clinic.clinic == name)
+    return phantom_cells(clinic, study, experiment.data.seed)
+
+
 def phantom_cells(clinic: PhantomClinic, study: StudyConfig, seed: int) -> Path:
     """The packed cells of an in-silico clinic, rendered if the cache lacks them."""
-    path = cache_folder() / f"{clinic.clinic}-{_cache_key(clinic, study, seed)}.safetensors"
+    mixes = {case: dict(case_mix(case)) for case in clinic.case_mix}
+    path = cell_file(
+        clinic.clinic,
+        clinic.model_dump(mode="json", exclude={"role"}),
+        load_domain(clinic.domain).model_dump(mode="json"),
+        mixes,
+        study.classes.digest,
+        study.images.source_px,
+        seed,
+        _RENDERER,
+    )
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         cells = render_clinic(clinic, study.classes, size_px=study.images.source_px, seed=seed)
-        # Runs side by side may render the same clinic at once: each writes a file of its own, the last one stays.
-        own = path.with_name(f"{path.stem}.{os.getpid()}{path.suffix}")
-        write_packed(cells, own, packed_metadata(study.classes, study.images.source_px))
-        own.replace(path)
+        metadata = packed_metadata(study.classes, study.images.source_px)
+        write_once(path, lambda own: write_packed(cells, own, metadata))
     return path
 
 
 def render_clinic(clinic: PhantomClinic, registry: Registry, *, size_px: int, seed: int) -> CellSet:
     """The cells of an in-silico clinic: patients drawn from its case mix, cells drawn from each patient's case."""
-    generator = numpy_generator(seed, "clinic", clinic.clinic)
-    patients = np.arange(clinic.cells, dtype=np.int64) % clinic.patients  # [N]
-    finest = draw_classes(clinic, patients, generator)
+    finest, patients = _draw_cells(clinic, seed)
     images = render(
         torch.from_numpy(finest),
         torch.from_numpy(patients),
@@ -68,11 +86,31 @@ def render_clinic(clinic: PhantomClinic, registry: Registry, *, size_px: int, se
         size_px=size_px,
         seed=derive_seed(seed, "cells", clinic.clinic),
     )
+    return _labelled(images, finest, patients, registry, clinic.clinic)
+
+
+def unrendered_clinic(clinic: PhantomClinic, registry: Registry, *, seed: int) -> CellSet:
+    """The cells of `render_clinic` with images of no pixel: enough to count and to deal them."""
+    finest, patients = _draw_cells(clinic, seed)
+    no_pixels = torch.empty(len(finest), 3, 0, 0, dtype=torch.uint8)
+    return _labelled(no_pixels, finest, patients, registry, clinic.clinic)
+
+
+def _draw_cells(clinic: PhantomClinic, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Class among the 13 and patient of each cell, int64 [N] both."""
+    patients = np.arange(clinic.cells, dtype=np.int64) % clinic.patients
+    return draw_classes(clinic, patients, numpy_generator(seed, "clinic", clinic.clinic)), patients
+
+
+def _labelled(
+    images: torch.Tensor, finest: NDArray[np.int64], patients: NDArray[np.int64], registry: Registry, clinic: str
+) -> CellSet:
+    """The cells that the registry has a class for, split by patient."""
     allowed = torch.zeros(len(finest), len(registry), dtype=torch.bool)
     for row, cell_class in enumerate(finest):
         allowed[row, list(registry.resolve(CLASSES_13[cell_class]))] = True
     kept = allowed.any(dim=1).numpy()
-    split = assign_splits(finest[kept], patients[kept], derive_seed(clinic.clinic, "split"))
+    split = assign_splits(finest[kept], patients[kept], derive_seed(clinic, "split"))
     return CellSet(images[kept], allowed[kept], torch.from_numpy(patients[kept]), torch.from_numpy(split))
 
 
@@ -106,23 +144,3 @@ def _mix(case: str, clinic: PhantomClinic) -> np.ndarray:
             f"clinic '{clinic.clinic}' misses every class of case '{case}'", remedy="let it miss fewer classes"
         )
     return np.asarray(fractions / fractions.sum())
-
-
-def cache_folder() -> Path:
-    """Where rendered cells are kept: WBC_CACHE, else the user's cache folder."""
-    base = os.environ.get("WBC_CACHE") or os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "wbc-fl" / "cells"
-
-
-def _cache_key(clinic: PhantomClinic, study: StudyConfig, seed: int) -> str:
-    mixes = {case: dict(case_mix(case)) for case in clinic.case_mix}
-    parts = [
-        clinic.model_dump(mode="json", exclude={"role"}),
-        load_domain(clinic.domain).model_dump(mode="json"),
-        mixes,
-        study.classes.digest,
-        study.images.source_px,
-        seed,
-        _RENDERER,
-    ]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]

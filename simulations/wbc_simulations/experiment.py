@@ -2,95 +2,41 @@
 
 [study]              the plan, as wbc_common.study.StudyConfig (clinics may be left to the data)
 [data]               kind = "phantom": in-silico clinics, listed; kind = "manifest": real cells, path by --data
-[compare]            methods, seeds and folds of `wbc-simulate compare`
+[data.skew]          how the clinics are made of these cells, see `wbc_simulations.skew`
+[compare]            methods and seeds of `wbc-simulate compare` and `sweep`
+[sweep.grid]         settings by dotted key, each with the values that a sweep tries
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any
 
 import tomli_w
-from pydantic import Field, model_validator
 
 from wbc_common.errors import SettingError
-from wbc_common.study import ClinicId, Role, Settings, StudyConfig, parse_study, read_toml, validated
+from wbc_common.study import Settings, StudyConfig, parse_study, read_toml, validated
+from wbc_simulations.data_source import DataSource, PhantomClinic, check_pool, deals, present_clinics
+from wbc_simulations.methods import Comparison, Method, Sweep
+from wbc_simulations.skew.settings import check_skew
+
+__all__ = [
+    "DEFAULT_EXPERIMENT",
+    "Comparison",
+    "DataSource",
+    "Experiment",
+    "Method",
+    "PhantomClinic",
+    "Sweep",
+    "all_clinics",
+    "plan_study",
+    "read_experiment",
+    "with_changes",
+    "with_method",
+    "write_experiment",
+]
 
 DEFAULT_EXPERIMENT = Path(__file__).with_name("default_study.toml")
-
-
-class PhantomClinic(Settings):
-    """One in-silico clinic.
-
-    Attributes:
-        clinic: its name.
-        role: training or held out.
-        domain: stain, optics, camera and framing, see `phantom.domain_names`.
-        case_mix: case → share of the patients, see `phantom.case_mix_names`.
-        cells, patients: how many; cells fall on patients evenly.
-        missing: classes that this clinic never has.
-    """
-
-    clinic: ClinicId
-    role: Role = "train"
-    domain: str
-    case_mix: dict[str, float] = Field(default={"normal": 1.0}, min_length=1)
-    cells: int = Field(300, ge=1, le=1_000_000)
-    patients: int = Field(12, ge=1, le=100_000)
-    missing: tuple[str, ...] = ()
-
-
-class DataSource(Settings):
-    """Where cells come from.
-
-    Attributes:
-        path: the manifest's folder.
-        splits: `assigned` makes train, val and test by patient and near-duplicate; `given` takes the manifest's own.
-        labels: of real cells, a word of theirs → the known label it stands for.
-        max_unreadable_fraction: of real cells, more unreadable images than this stop the run.
-        seed: draws in-silico cells; it does not change with the study's seed.
-        clinics: the in-silico clinics.
-    """
-
-    kind: Literal["phantom", "manifest"]
-    path: Path | None = None
-    splits: Literal["assigned", "given"] = "assigned"
-    labels: dict[str, str] = Field(default={})
-    max_unreadable_fraction: float = Field(0.05, ge=0, lt=1)
-    seed: int = Field(0, ge=0, lt=2**31)
-    clinics: tuple[PhantomClinic, ...] = ()
-
-
-class Method(Settings):
-    """One method to compare: settings that replace the study's, table by table.
-
-    `baseline` names the method that its paired differences are taken to; by default the first of the comparison.
-    """
-
-    name: str = Field(min_length=1, max_length=60)
-    baseline: str | None = None
-    settings: dict[str, dict[str, Any]] = Field(default={})
-
-
-class Comparison(Settings):
-    """What `compare` runs."""
-
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    methods: tuple[Method, ...] = ()
-
-    @model_validator(mode="after")
-    def _baselines_exist(self) -> Self:
-        names = [method.name for method in self.methods]
-        if len(set(names)) < len(names):
-            raise ValueError(f"methods need different names, got {', '.join(names)}")
-        strangers = [method.baseline for method in self.methods if method.baseline not in (None, *names)]
-        if strangers:
-            raise ValueError(f"no method is called {', '.join(map(str, strangers))}")
-        return self
-
-    def baseline_of(self, name: str) -> str:
-        """The method that a method is compared with."""
-        method = next(method for method in self.methods if method.name == name)
-        return method.baseline or self.methods[0].name
+_DATA = "data."
 
 
 class Experiment(Settings):
@@ -99,6 +45,7 @@ class Experiment(Settings):
     study: dict[str, Any]
     data: DataSource
     compare: Comparison = Comparison()
+    sweep: Sweep = Sweep()
 
 
 def read_experiment(path: Path, data: Path | None = None) -> Experiment:
@@ -151,7 +98,7 @@ def plan_study(
     for key, value in (changes or {}).items():
         _set(values, key, value)
     study = parse_study(values, "study")
-    _check_present(experiment, study)
+    _check_clinics(experiment, study)
     return study
 
 
@@ -160,25 +107,37 @@ def with_method(experiment: Experiment, method: Method) -> Experiment:
     return experiment.model_copy(update={"study": _merged(experiment.study, method.settings)})
 
 
+def with_changes(experiment: Experiment, changes: Mapping[str, Any]) -> tuple[Experiment, dict[str, Any]]:
+    """The experiment with the changes to its data made ("data.skew.seed"), and the changes left, which are the study's.
+
+    Raises:
+        SettingError: a setting of the data does not exist or has a wrong value.
+    """
+    left = {key: value for key, value in changes.items() if not key.startswith(_DATA)}
+    if len(left) == len(changes):
+        return experiment, left
+    values = experiment.data.model_dump(mode="json", exclude_unset=True)
+    for key in changes.keys() - left.keys():
+        _set(values, key.removeprefix(_DATA), changes[key])
+    return experiment.model_copy(update={"data": validated(DataSource, values, "data")}), left
+
+
 def all_clinics(experiment: Experiment, held_out: Sequence[str] = ()) -> tuple[str, ...]:
     """Every clinic of the experiment, in name order.
 
     Those that the study names, where the data have them all; otherwise (another folder, a clinic to hold out that the
-    study does not name) all that the data have.
+    study does not name, virtual clinics) all that the data have.
     """
-    stated = experiment.study.get("clinics", {})
+    stated = _stated(experiment)
     named = {*stated.get("train", ()), *stated.get("held_out", ())}
-    present = _present_clinics(experiment)
-    return tuple(sorted(named if named and {*named, *held_out} <= named & present else present))
+    present = present_clinics(experiment.data, stated, held_out)
+    names_all = stated.get("train") and {*named, *held_out} <= named & set(present)
+    return tuple(sorted(named)) if names_all else present
 
 
-def _present_clinics(experiment: Experiment) -> set[str]:
-    if experiment.data.kind == "phantom":
-        return {clinic.clinic for clinic in experiment.data.clinics}
-    from wbc_client.dataset.manifest import manifest_clinics
-
-    assert experiment.data.path is not None, "read_experiment checked it"
-    return set(manifest_clinics(experiment.data.path))
+def _stated(experiment: Experiment) -> dict[str, list[str]]:
+    stated: dict[str, list[str]] = experiment.study.get("clinics", {})
+    return stated
 
 
 def _clinics(experiment: Experiment, held_out: Sequence[str]) -> dict[str, list[str]]:
@@ -190,32 +149,44 @@ def _clinics(experiment: Experiment, held_out: Sequence[str]) -> dict[str, list[
                 f"no clinic is called {', '.join(strangers)}", remedy=f"hold out one of {', '.join(everyone)}"
             )
         return {"train": [name for name in everyone if name not in held_out], "held_out": list(held_out)}
-    stated: dict[str, list[str]] | None = experiment.study.get("clinics")
-    if stated and {*stated.get("train", ()), *stated.get("held_out", ())} <= _present_clinics(experiment):
-        return stated
+    stated = _stated(experiment)
+    present = present_clinics(experiment.data, stated, ())
+    if stated and {*stated.get("train", ()), *stated.get("held_out", ())} <= set(present):
+        return stated if stated.get("train") else _all_but(stated.get("held_out", []), everyone)
     if experiment.data.kind == "phantom":
-        return _clinics_by_role(experiment.data.clinics)
+        return _clinics_by_role(experiment.data.clinics, present)
+    if deals(experiment.data) and stated.get("held_out"):
+        return _all_but(stated["held_out"], present)
     raise SettingError(
         f"the cells come from {', '.join(everyone)}, and the study does not say which of them is held out",
         remedy=f"add --held-out CLINIC, e.g. --held-out {everyone[-1]}",
     )
 
 
-def _check_present(experiment: Experiment, study: StudyConfig) -> None:
-    present = _present_clinics(experiment)
-    strangers = sorted({*study.clinics.train, *study.clinics.held_out} - present)
+def _all_but(held_out: Sequence[str], everyone: Sequence[str]) -> dict[str, list[str]]:
+    return {"train": [name for name in everyone if name not in held_out], "held_out": list(dict.fromkeys(held_out))}
+
+
+def _clinics_by_role(clinics: Sequence[PhantomClinic], present: Sequence[str]) -> dict[str, list[str]]:
+    """Roles as the file gives them, in the file's order; virtual clinics train."""
+    sources = [clinic.clinic for clinic in clinics]
+    held_out = [clinic.clinic for clinic in clinics if clinic.role == "held-out"]
+    ordered = [*(name for name in sources if name in present), *(name for name in present if name not in sources)]
+    return _all_but(held_out, ordered)
+
+
+def _check_clinics(experiment: Experiment, study: StudyConfig) -> None:
+    data, stated = experiment.data, _stated(experiment)
+    present = present_clinics(data, stated, study.clinics.held_out)
+    strangers = sorted({*study.clinics.train, *study.clinics.held_out} - set(present))
     if strangers:
         raise SettingError(
             f"the study names clinics that the data have not: {', '.join(strangers)}",
-            remedy=f"choose among {', '.join(sorted(present))}",
+            remedy=f"choose among {', '.join(present)}",
         )
-
-
-def _clinics_by_role(clinics: Sequence[PhantomClinic]) -> dict[str, list[str]]:
-    return {
-        "train": [clinic.clinic for clinic in clinics if clinic.role == "train"],
-        "held_out": [clinic.clinic for clinic in clinics if clinic.role == "held-out"],
-    }
+    if data.skew is not None:
+        check_skew(data.skew, study.classes, present)
+        check_pool(data, stated, study.clinics.held_out)
 
 
 def _open_study(experiment: Experiment) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """In-silico clinics: the cells they were asked for, the same ones each time, rendered once."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,14 @@ from wbc_client.site import read_site
 from wbc_common.cells import CLASSES_13, registry
 from wbc_common.errors import SettingError
 from wbc_simulations import clinics
-from wbc_simulations.clinics import cache_folder, draw_classes, phantom_cells, render_clinic, write_clinics
+from wbc_simulations.cell_cache import cache_folder
+from wbc_simulations.clinics import (
+    draw_classes,
+    phantom_cells,
+    render_clinic,
+    unrendered_clinic,
+    write_clinics,
+)
 from wbc_simulations.experiment import DataSource, PhantomClinic, plan_study
 from wbc_simulations.phantom import case_mix
 
@@ -45,6 +53,15 @@ def test_the_same_clinic_and_seed_give_the_same_cells_and_another_seed_does_not(
     assert torch.equal(one.allowed, again.allowed)
     assert torch.equal(one.split, again.split)
     assert not torch.equal(one.images, other.images)
+
+
+def test_cells_can_be_counted_without_rendering_them() -> None:
+    clinic = a_clinic(cells=60, patients=10, case_mix={"aml": 0.5, "normal": 0.5})
+    rendered = render_clinic(clinic, registry("wbc5"), size_px=32, seed=3)
+    counted = unrendered_clinic(clinic, registry("wbc5"), seed=3)
+    for column in ("allowed", "groups", "split"):
+        assert torch.equal(getattr(rendered, column), getattr(counted, column))
+    assert counted.images.shape == (len(rendered), 3, 0, 0)
 
 
 def test_cells_are_rendered_once_and_then_come_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +137,7 @@ def test_two_runs_that_render_one_clinic_at_once_do_not_share_a_half_written_fil
     monkeypatch.setattr(clinics, "render_clinic", lambda *args, **options: None)
     monkeypatch.setattr(clinics, "write_packed", write)
     kept = phantom_cells(a_clinic(), STUDY, seed=0)
-    monkeypatch.setattr(clinics.os, "getpid", lambda: 1)
+    monkeypatch.setattr(os, "getpid", lambda: 1)
     kept.unlink()
     assert phantom_cells(a_clinic(), STUDY, seed=0) == kept
     assert len(set(written)) == 2

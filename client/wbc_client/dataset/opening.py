@@ -56,6 +56,17 @@ def open_cells(site: Site, study: StudyConfig) -> OpenedCells:
     """All usable cells of the clinic, prepared as the study says: size, white balance, framing.
 
     Raises:
+        DataError: see `read_cells`.
+    """
+    opened = read_cells(site, study)
+    images = prepare(opened.cells.images, study.images)
+    return replace(opened, cells=replace(opened.cells, images=images))
+
+
+def read_cells(site: Site, study: StudyConfig) -> OpenedCells:
+    """All usable cells of the clinic as a packed file holds them: of one size, before white balance and framing.
+
+    Raises:
         DataError: no cell is left, too many images are unreadable, or labels, splits or the manifest are wrong.
     """
     if site.data.kind == "packed":
@@ -69,8 +80,7 @@ def open_cells(site: Site, study: StudyConfig) -> OpenedCells:
             f"no cell of {study.registry} is left at {site.data.path}; left out: {opened.left_out or 'none'}",
             remedy="check data.path and the labels",
         )
-    images = prepare(opened.cells.images, study.images)
-    return replace(opened, cells=replace(opened.cells, images=images))
+    return opened
 
 
 def _open_files(site: Site, study: StudyConfig) -> OpenedCells:

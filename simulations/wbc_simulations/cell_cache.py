@@ -1,0 +1,34 @@
+"""Where cells made for simulations are kept, so that seeds, methods and runs share them.
+
+A file's name says the clinic and a digest of everything its cells depend on; a file that exists is right. Copies of
+real cells (dealt or decoded once) lie here too: keep the folder where the images themselves may lie.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """Where cells are kept: WBC_CACHE, else the user's cache folder."""
+    base = os.environ.get("WBC_CACHE") or os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "wbc-fl" / "cells"
+
+
+def cell_file(clinic: str, *depends_on: object) -> Path:
+    """The file of a clinic's cells that depend on these JSON values."""
+    digest = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:20]
+    return cache_folder() / f"{clinic}-{digest}.safetensors"
+
+
+def write_once(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file of the cache.
+
+    Runs side by side may make the same cells at once: each writes a file of its own, the last one stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    own = path.with_name(f"{path.stem}.{os.getpid()}{path.suffix}")
+    write(own)
+    own.replace(path)
