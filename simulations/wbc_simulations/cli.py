@@ -3,15 +3,15 @@
 import json
 import logging
 import sys
-import tomllib
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from wbc_common.errors import SettingError
 from wbc_common.terminal import run_command
+from wbc_simulations.options import Changes, Data, HeldOut, Json, Study, parse_changes
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -19,12 +19,6 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 @app.callback()
 def _about() -> None:
     """Federated white-blood-cell studies in silico. Research software; no clinical use."""
-
-
-Study = Annotated[Path | None, typer.Option("--study", help="experiment file; default: the in-silico study")]
-Data = Annotated[Path | None, typer.Option(help="folder with a manifest.csv of real cells")]
-HeldOut = Annotated[list[str] | None, typer.Option(help="clinic to hold out; may be given several times")]
-Changes = Annotated[list[str] | None, typer.Option("--set", help="a setting, e.g. --set loss.tau=0.5")]
 
 
 @app.command()
@@ -43,7 +37,7 @@ def run(
 
     from wbc_server.run_folder import RunFolder
     from wbc_simulations.display import StudyDisplay
-    from wbc_simulations.experiment import DEFAULT_EXPERIMENT, plan_study, read_experiment
+    from wbc_simulations.experiment import DEFAULT_EXPERIMENT, plan_study, read_experiment, with_changes
     from wbc_simulations.results import results_table
     from wbc_simulations.running import continue_run, dated_folder, finish_run, start_run, unfinished_run
 
@@ -54,8 +48,8 @@ def run(
         experiment, plan = continue_run(folder)
     else:
         folder = RunFolder(output or dated_folder())
-        experiment = read_experiment(study or DEFAULT_EXPERIMENT, data)
-        plan = plan_study(experiment, held_out=held_out or (), changes=_parse_changes(changes or []))
+        experiment, settings = with_changes(read_experiment(study or DEFAULT_EXPERIMENT, data), parse_changes(changes))
+        plan = plan_study(experiment, held_out=held_out or (), changes=settings)
         start_run(experiment, plan, folder)
     console.print(f"study {plan.name}, plan {plan.hash[:12]}, folder {folder.path}", highlight=False, soft_wrap=True)
     try:
@@ -72,6 +66,30 @@ def run(
         return
     console.print(results_table(metrics))
     console.print(f"report: {folder.report}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def splits(
+    study: Study = None,
+    data: Data = None,
+    held_out: HeldOut = None,
+    changes: Changes = None,
+    output: Annotated[Path, typer.Option(help="picture to write: .png, .svg or .pdf")] = Path("splits.png"),
+    as_json: Json = False,
+) -> None:
+    """Show who has how many cells of which class before anything is trained: a table, and a picture."""
+    from wbc_simulations.experiment import DEFAULT_EXPERIMENT, plan_study, read_experiment, with_changes
+    from wbc_simulations.splits import count_splits, splits_as_json
+    from wbc_simulations.splits_picture import check_format, draw_splits
+    from wbc_simulations.splits_text import splits_text
+
+    check_format(output)
+    experiment, settings = with_changes(read_experiment(study or DEFAULT_EXPERIMENT, data), parse_changes(changes))
+    plan = plan_study(experiment, held_out=held_out or (), changes=settings)
+    counted = count_splits(experiment, plan)
+    draw_splits(counted, plan, output)
+    typer.echo(json.dumps(splits_as_json(counted, plan)) if as_json else splits_text(counted, plan), nl=as_json)
+    typer.echo(f"picture: {output}", err=as_json)
 
 
 @app.command()
@@ -95,7 +113,7 @@ def compare(
 
     console = Console(stderr=as_json)
     experiment = read_experiment(study or DEFAULT_EXPERIMENT, data)
-    cells = plan_cells(experiment, seeds=seeds, folds=folds or (), changes=_parse_changes(changes or []))
+    cells = plan_cells(experiment, seeds=seeds, folds=folds or (), changes=parse_changes(changes))
     run_cells(experiment, cells, output, jobs=jobs, console=console)
     comparison = write_comparison(experiment, cells, output)
     if as_json:
@@ -171,20 +189,6 @@ def _refuse_with_resume(**given: object) -> None:
             f"--resume goes on with the plan of the run and takes no other: {', '.join(names)}",
             remedy="leave these out, or start a new run without --resume",
         )
-
-
-def _parse_changes(changes: list[str]) -> dict[str, Any]:
-    """ "loss.tau=0.5" → {"loss.tau": 0.5}; a value that is no TOML is taken as text."""
-    parsed: dict[str, Any] = {}
-    for change in changes:
-        key, equals, text = change.partition("=")
-        if not equals or not key:
-            raise SettingError(f"--set {change} is no setting", remedy="write --set loss.tau=0.5")
-        try:
-            parsed[key] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            parsed[key] = text
-    return parsed
 
 
 def main() -> None:

@@ -7,13 +7,15 @@ Splits: clinics that stay as they are, and single cells, keep the splits of thei
 split anew by patient, unless the splits were given.
 """
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wbc_client.dataset.cell_set import SPLITS
-from wbc_client.dataset.splits import assign_splits
+from wbc_client.dataset.splits import FOLDS, assign_splits
 from wbc_common.cells import Registry, registry
 from wbc_common.errors import SettingError
 from wbc_common.seeds import derive_seed, numpy_generator
@@ -22,6 +24,8 @@ from wbc_simulations.skew.faults import any_other_class, coarse_sets, maturation
 from wbc_simulations.skew.settings import ClinicSkew, Skew
 from wbc_simulations.skew.table import CellTable, pooled
 from wbc_simulations.skew.thinning import in_long_tail, in_share, without_classes
+
+log = logging.getLogger(__name__)
 
 
 def derive_clinics(
@@ -48,10 +52,14 @@ def derive_clinics(
     if pool:
         clinics |= _divide({name: sources[name] for name in pool}, skew, classes)
     anew = skew.virtual_clinics if skew.deal == "patient" and not splits_are_given else ()
-    return {
+    found = {
         name: _at_clinic(name, clinics[name], skew, classes, trains=name in trains, split_anew=name in anew)
         for name in sorted(clinics)
     }
+    few = sum(len(np.unique(found[name].groups)) < FOLDS for name in anew)
+    if few:
+        log.warning("%d virtual clinics have fewer than %d patients or slides: all their cells train", few, FOLDS)
+    return found
 
 
 def _divide(sources: Mapping[str, CellTable], skew: Skew, classes: Registry) -> dict[str, CellTable]:
@@ -76,9 +84,23 @@ def _at_clinic(
     if not len(cells):
         raise SettingError(f"data.skew leaves clinic '{name}' without a cell", remedy="let it miss fewer classes")
     if split_anew:
-        split = assign_splits(cells.strata, cells.groups, derive_seed(name, "split"))
-        cells = replace(cells, split=split)
-    return _with_faults(name, cells, at, skew.seed, classes) if trains else cells
+        cells = replace(cells, split=_split_by_patient(name, cells))
+    if not trains:
+        return cells
+    cells = _with_faults(name, cells, at, skew.seed, classes)
+    if not (cells.split == SPLITS.index("train")).any():
+        raise SettingError(
+            f"data.skew leaves training clinic '{name}' without a training cell",
+            remedy="give it more patients or cells, or words for its classes",
+        )
+    return cells
+
+
+def _split_by_patient(name: str, cells: CellTable) -> NDArray[np.int64]:
+    """As a clinic splits its own cells; with too few patients for that, all train."""
+    if len(np.unique(cells.groups)) < FOLDS:
+        return np.zeros(len(cells), dtype=np.int64)
+    return assign_splits(cells.strata, cells.groups, derive_seed(name, "split"))
 
 
 def _thinned(name: str, cells: CellTable, at: ClinicSkew, seed: int, classes: Registry) -> CellTable:

@@ -1,0 +1,237 @@
+"""The picture of `wbc-simulate splits`: clinics × classes as a heat map, sizes beside it, roles and flags marked.
+
+Colour is the logarithm of a count and the count stands in it, so that one rare cell is seen beside a thousand common
+ones and nobody has to read a number off a shade. Training clinics are blue with a disc, held-out ones orange with a
+diamond, as in the report. From 60 clinics on, rows are thin, sorted by size and unnamed.
+"""
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wbc_common.errors import SettingError
+from wbc_common.study import StudyConfig
+from wbc_simulations.splits import ClinicSplit
+from wbc_simulations.splits_text import MANY
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import LogNorm
+
+FORMATS = (".png", ".svg", ".pdf")
+_INK, _SOFT, _RULE = "#22262b", "#5d656e", "#d9dde2"
+_SHADES = {"train": ("#2a5fa5", "#7fa3d1", "#c3d5ec"), "held-out": ("#b84a12", "#b84a12", "#b84a12")}
+_MARKERS = {"train": "o", "held-out": "D"}
+# Any: the keys' type differs between the versions of matplotlib that this package allows.
+_SETTINGS: Any = {
+    "svg.hashsalt": "wbc-fl",
+    "text.parse_math": False,
+    "font.size": 9.5,
+    "text.color": _INK,
+    "axes.edgecolor": _RULE,
+    "axes.labelcolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+}
+_COLUMN, _ROW, _SIZES, _HEAD, _MANY_HEIGHT = 0.5, 0.27, 2.2, 1.5, 5.5  # inches
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """What is drawn where: `table` int64 [K, C] has its rows at heights `places` [K], its columns at `columns` [C]."""
+
+    rows: Sequence[ClinicSplit]
+    places: NDArray[np.float64]
+    table: NDArray[np.int64]
+    columns: NDArray[np.float64]
+    labels: Sequence[str]
+    many: bool
+
+    @property
+    def total_place(self) -> float:
+        """Where the row that sums up the training clinics stands."""
+        return self.num_trains - 0.5 + 0.6 * (len(self.rows) / 40 if self.many else 1.0)
+
+    @property
+    def num_trains(self) -> int:
+        """Training clinics."""
+        return sum(split.role == "train" for split in self.rows)
+
+    @property
+    def bottom(self) -> float:
+        """The lower edge."""
+        return max(float(self.places[-1]), self.total_place) + (self.total_place - self.num_trains + 0.5)
+
+
+def check_format(path: Path) -> None:
+    """Refuse a picture that cannot be written, before anything is counted.
+
+    Raises:
+        SettingError: the file's ending is none of FORMATS.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise SettingError(f"a picture cannot be written as {path.name}", remedy=f"end it in {', '.join(FORMATS)}")
+
+
+def draw_splits(splits: Sequence[ClinicSplit], study: StudyConfig, path: Path) -> None:
+    """Draw the clinics into a file; its ending chooses the format."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    sheet = _sheet(splits, study)
+    flagged = not sheet.many and any(map(_words, splits))
+    flags = 0.2 + 0.07 * max(len(_words(split)) for split in splits)
+    widths = [_COLUMN * (sheet.columns[-1] + 1), _SIZES, *([flags] if flagged else [])]
+    height = _MANY_HEIGHT if sheet.many else _ROW * (sheet.bottom + 0.6)
+    names = 0.6 if sheet.many else 0.3 + 0.075 * max(len(split.clinic) for split in splits)
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_SETTINGS)
+        width = names + sum(widths) + 0.2
+        figure = Figure(figsize=(width, height + _HEAD), layout="constrained")
+        panels = figure.subplots(1, len(widths), width_ratios=widths, sharey=True)
+        _draw_counts(panels[0], sheet)
+        _draw_sizes(panels[1], sheet)
+        if flagged:
+            _draw_flags(panels[2], sheet)
+        figure.suptitle(_title(splits, study), x=0.01, ha="left", fontsize=11, weight="bold")
+        caption = textwrap.fill(_caption(sheet), int(15 * width))
+        figure.supxlabel(caption, x=0.01, ha="left", fontsize=8.5, color=_SOFT)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
+
+
+def _sheet(splits: Sequence[ClinicSplit], study: StudyConfig) -> _Sheet:
+    many = len(splits) >= MANY
+    rows = sorted(splits, key=lambda split: (split.role != "train", -int(split.cells.sum()) if many else 0))
+    gap = np.array([split.role != "train" for split in rows]) * (len(rows) / 30 if many else 1.3)
+    counts = np.stack([split.counts.sum(axis=0) for split in rows])
+    coarse = np.array([split.coarse.sum() for split in rows])
+    labels = [name.replace("_", " ") for name in study.classes.classes]
+    columns = np.arange(len(labels), dtype=np.float64)
+    if coarse.any():  # a column of its own, apart from the classes
+        counts, labels, columns = np.column_stack([counts, coarse]), [*labels, "coarse label"], np.append(columns, 0.3)
+        columns[-1] += len(labels) - 1
+    return _Sheet(rows, np.arange(len(rows)) + gap, counts, columns, labels, many)
+
+
+def _title(splits: Sequence[ClinicSplit], study: StudyConfig) -> str:
+    training = sum(split.role == "train" for split in splits)
+    held_out = f" and {len(splits) - training} held-out" if len(splits) > training else ""
+    cells = sum(int(split.cells.sum()) for split in splits)
+    return f"{study.name}: {training} training{held_out} clinics, {cells:,} cells"
+
+
+def _caption(sheet: _Sheet) -> str:
+    held_out = " A held-out clinic is measured on all its cells." if sheet.rows[-1].role == "held-out" else ""
+    if sheet.many:
+        flagged = sum(bool(split.flags or split.missing) for split in sheet.rows)
+        marked = f" {flagged} clinics are changed by settings of their own." if flagged else ""
+        return "Colour: cells of a class, on a logarithmic scale; white is none." + held_out + marked
+    return "Colour: cells, on a logarithmic scale. · none; × taken away by a setting." + held_out
+
+
+def _draw_counts(axes: "Axes", sheet: _Sheet) -> None:
+    from matplotlib.colors import LogNorm
+
+    norm = LogNorm(1, max(int(sheet.table.max()), 10))
+    for split, counts, place in zip(sheet.rows, sheet.table, sheet.places, strict=True):
+        gone = None if sheet.many else {name.replace("_", " ") for name in split.missing}
+        _draw_row(axes, sheet, counts, float(place), norm, gone=gone)
+    axes.set_xticks(sheet.columns, sheet.labels, rotation=40, ha="left", rotation_mode="anchor")
+    axes.xaxis.tick_top()
+    axes.set_xlim(-0.5, sheet.columns[-1] + 0.5)
+    axes.set_ylim(sheet.bottom, -0.6)
+    _bare(axes)
+    axes.set_yticks([*sheet.places, sheet.total_place], [*(split.clinic for split in sheet.rows), "training total"])
+    for label, split in zip(axes.get_yticklabels(), sheet.rows, strict=False):
+        label.set_color(_SHADES[split.role][0])
+    trains = np.array([split.role == "train" for split in sheet.rows])
+    summary = [_compact(int(count)) if count else "·" for count in sheet.table[trains].sum(axis=0)]
+    if sheet.many:
+        summary = [f"{share:.0%}" for share in (sheet.table[trains] > 0).mean(axis=0)]
+        axes.set_yticks([sheet.total_place], ["have it"], color=_INK)
+        axes.set_ylabel("training clinics, the largest first", color=_SOFT)
+    for x, text in zip(sheet.columns, summary, strict=True):
+        _write(axes, x, sheet.total_place, text)
+
+
+def _draw_row(
+    axes: "Axes", sheet: _Sheet, counts: NDArray[np.int64], place: float, norm: "LogNorm", *, gone: set[str] | None
+) -> None:
+    """One clinic: a tile a class with its count; a cross where settings take the class away. `gone` None: no words."""
+    from matplotlib import colormaps
+    from matplotlib.patches import Rectangle
+
+    inset = 0.0 if gone is None else 0.04
+    for x, label, count in zip(sheet.columns, sheet.labels, counts, strict=True):
+        shade = 0.06 + 0.84 * float(norm(max(count, 1)))
+        if count:
+            corner, side = (x - 0.5 + inset, place - 0.5 + inset), 1 - 2 * inset
+            color = colormaps["YlGnBu"](shade)
+            axes.add_patch(Rectangle(corner, side, side, facecolor=color, linewidth=0, rasterized=gone is None))
+        if gone is not None:
+            nothing = "×" if label in gone else "·"
+            ink = "white" if shade > 0.5 else _INK
+            _write(axes, x, place, _compact(int(count)) if count else nothing, color=ink if count else _SOFT)
+
+
+def _draw_sizes(axes: "Axes", sheet: _Sheet) -> None:
+    """Cells of each clinic, of train, val and test from dark to light, and their number; of many clinics the log."""
+    cells = np.stack([split.cells for split in sheet.rows])  # [K, 3]
+    parts = cells.sum(axis=1, keepdims=True) if sheet.many else cells
+    for role, shades in _SHADES.items():
+        chosen = np.array([split.role == role for split in sheet.rows])
+        ends = parts[chosen].cumsum(axis=1)
+        for part, shade in zip(range(parts.shape[1]), shades, strict=False):
+            start = ends[:, part - 1] if part else np.zeros(len(ends))
+            height = 1.0 if sheet.many else 0.62
+            axes.barh(sheet.places[chosen], ends[:, part] - start, height, left=start, color=shade, linewidth=0)
+    axes.xaxis.tick_top()
+    axes.xaxis.set_label_position("top")
+    axes.set_xlabel("cells" if sheet.many else "cells: train, val, test; patients", color=_SOFT)
+    _bare(axes)
+    largest = int(cells.sum(axis=1).max())
+    if sheet.many:
+        decades = [10**power for power in range(len(str(largest)))]
+        axes.set_xscale("log")
+        axes.set_xlim(0.8, largest * 1.1)
+        axes.set_xticks(decades, [_compact(decade) for decade in decades])
+        axes.minorticks_off()
+        return
+    axes.set_xlim(0, largest * 1.42)
+    axes.set_xticks([])
+    for split, place, total in zip(sheet.rows, sheet.places, cells.sum(axis=1), strict=True):
+        text, color = f"{int(total):,}; {split.patients:,}", _SHADES[split.role][0]
+        axes.text(total + 0.03 * largest, place, text, va="center", fontsize=9, color=_SOFT)
+        axes.plot(-0.06 * largest, place, _MARKERS[split.role], color=color, markersize=5, clip_on=False)
+
+
+def _draw_flags(axes: "Axes", sheet: _Sheet) -> None:
+    axes.set_xlim(0, 1)
+    for split, place in zip(sheet.rows, sheet.places, strict=True):
+        axes.text(0, place, _words(split), va="center", fontsize=9)
+    axes.set_xticks([])
+    _bare(axes)
+
+
+def _words(split: ClinicSplit) -> str:
+    return "; ".join(split.flags)
+
+
+def _write(axes: "Axes", x: float, y: float, text: str, color: str = _INK) -> None:
+    axes.text(x, y, text, ha="center", va="center", color=color, fontsize=9)
+
+
+def _compact(count: int) -> str:
+    return f"{count / 1000:.0f}k" if count >= 10_000 else str(count)
+
+
+def _bare(axes: "Axes") -> None:
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
