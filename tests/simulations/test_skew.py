@@ -283,9 +283,7 @@ def test_only_training_cells_of_a_training_clinic_get_wrong_labels() -> None:
 
 def test_five_words_among_thirteen_classes_allow_what_each_word_can_mean() -> None:
     sets = coarse_sets(WBC13, WBC5)
-    said = {
-        WBC13.classes[own]: {WBC13.classes[place] for place in np.flatnonzero(row)} for own, row in enumerate(sets)
-    }
+    said = {WBC13.classes[own]: {WBC13.classes[place] for place in np.flatnonzero(row)} for own, row in enumerate(sets)}
     both_neutrophils = {"band_neutrophil", "segmented_neutrophil"}
     both_lymphocytes = {"typical_lymphocyte", "atypical_lymphocyte"}
     assert said["band_neutrophil"] == said["segmented_neutrophil"] == both_neutrophils

@@ -9,6 +9,7 @@ largest first, to the clinic that lacks most of what they bring.
 import numpy as np
 from numpy.typing import NDArray
 
+from wbc_client.dataset.cell_set import SPLITS
 from wbc_common.errors import SettingError
 from wbc_simulations.skew.settings import Sizes, Skew
 from wbc_simulations.skew.table import CellTable
@@ -17,7 +18,7 @@ _DRAWS = 200
 
 
 def deal(cells: CellTable, skew: Skew, generator: np.random.Generator) -> NDArray[np.int64]:
-    """The virtual clinic, 0 … K−1, of each cell, int64 [N]; drawn anew until none has fewer than `min_cells`.
+    """The virtual clinic, 0 … K−1, of each cell, int64 [N]; drawn anew until each has `min_cells` and can train.
 
     Raises:
         SettingError: there are not enough patients or cells.
@@ -33,12 +34,21 @@ def deal(cells: CellTable, skew: Skew, generator: np.random.Generator) -> NDArra
             assigned = deal_patients(groups, strata, shares, generator)
         else:
             assigned = deal_cells(strata, shares, generator)
-        if np.bincount(assigned, minlength=num_clinics).min() >= skew.min_cells:
+        if _suffices(cells, assigned, skew):
             return assigned
     raise SettingError(
-        f"in {_DRAWS} draws some virtual clinic always had fewer than {skew.min_cells} cells (data.skew.min_cells)",
+        f"in {_DRAWS} draws some virtual clinic always had no training cell, or fewer than {skew.min_cells} cells "
+        "(data.skew.min_cells)",
         remedy="deal to fewer clinics, raise label_alpha or sizes.alpha, lower sizes.exponent, or lower min_cells",
     )
+
+
+def _suffices(cells: CellTable, assigned: NDArray[np.int64], skew: Skew) -> bool:
+    """Whether every clinic has enough cells; single cells keep their split, and each clinic needs one that trains."""
+    num_clinics = len(skew.virtual_clinics)
+    enough = np.bincount(assigned, minlength=num_clinics).min() >= skew.min_cells
+    train = assigned[cells.split == SPLITS.index("train")]
+    return bool(enough and (skew.deal == "patient" or np.bincount(train, minlength=num_clinics).min() > 0))
 
 
 def _check_enough(num_units: int, num_cells: int, skew: Skew) -> None:
