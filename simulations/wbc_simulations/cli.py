@@ -108,18 +108,48 @@ def compare(
     """Leave one clinic out, for every method and seed, and print the table with paired differences."""
     from rich.console import Console
 
-    from wbc_simulations.compare import comparison_tables, plan_cells, run_cells, write_comparison
+    from wbc_simulations.compare import comparison_tables, plan_comparison, write_comparison
     from wbc_simulations.experiment import DEFAULT_EXPERIMENT, read_experiment
+    from wbc_simulations.sweep import refuse_failures
+    from wbc_simulations.sweep_display import run_sweep
 
-    console = Console(stderr=as_json)
     experiment = read_experiment(study or DEFAULT_EXPERIMENT, data)
-    cells = plan_cells(experiment, seeds=seeds, folds=folds or (), changes=parse_changes(changes))
-    run_cells(experiment, cells, output, jobs=jobs, console=console)
+    cells = plan_comparison(experiment, seeds=seeds, folds=folds or (), changes=parse_changes(changes))
+    run_sweep(cells, output, jobs=jobs, console=Console(stderr=True))
+    refuse_failures(cells, output)
     comparison = write_comparison(experiment, cells, output)
-    if as_json:
-        typer.echo(json.dumps(comparison))
-        return
-    typer.echo(comparison_tables(comparison))
+    typer.echo(json.dumps(comparison) if as_json else comparison_tables(comparison))
+
+
+@app.command()
+def sweep(
+    study: Study = None,
+    data: Data = None,
+    changes: Changes = None,
+    output: Annotated[Path, typer.Option(help="folder of all runs; `compare` takes the same")] = Path("runs/compare"),
+    folds: Annotated[list[str] | None, typer.Option("--fold", help="only this held-out clinic")] = None,
+    seeds: Annotated[list[int] | None, typer.Option("--seed", help="only this of the file's seeds")] = None,
+    methods: Annotated[list[str] | None, typer.Option("--method", help="only this method")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="runs at a time")] = 2,
+    only_status: Annotated[bool, typer.Option("--status", help="run nothing; list what is finished and left")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print where each run stands as JSON")] = False,
+) -> None:
+    """Run folds × seeds × methods (and a grid of settings), going on where an earlier sweep stopped."""
+    from rich.console import Console
+
+    from wbc_simulations.experiment import DEFAULT_EXPERIMENT, read_experiment
+    from wbc_simulations.sweep import Filters, plan_cells, refuse_failures
+    from wbc_simulations.sweep_display import run_sweep, status, status_text
+
+    experiment = read_experiment(study or DEFAULT_EXPERIMENT, data)
+    filters = Filters(folds=folds or (), seeds=seeds or (), methods=methods or ())
+    cells = plan_cells(experiment, filters, parse_changes(changes))
+    if not only_status:
+        run_sweep(cells, output, jobs=jobs, console=Console(stderr=True))
+    listed = status(cells, output)
+    typer.echo(json.dumps(listed) if as_json else status_text(listed))
+    if not only_status:
+        refuse_failures(cells, output)
 
 
 @app.command()

@@ -1,93 +1,43 @@
-"""Methods side by side: every fold (one clinic held out) × seed × method, and the paired differences.
+"""Methods side by side: the figures of a finished sweep with their paired differences.
 
-Each cell of the comparison is an ordinary run folder, so that an interrupted comparison goes on where it stopped and
-every figure can be looked into. Intervals: the hierarchical bootstrap over seeds and, within a clinic, over patients.
+Intervals: the hierarchical bootstrap over seeds and, within a clinic, over patients.
 Both sides of a difference use the same drawn seeds and the same drawn patients (paired, docs/method.md §5.5).
 """
 
 import json
 import math
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from wbc_common.confusion import percentile_interval
 from wbc_common.errors import SettingError
 from wbc_common.seeds import numpy_generator
-from wbc_common.study import StudyConfig
-from wbc_server.run_folder import RunFolder, write_atomically
-from wbc_simulations.experiment import Comparison, Experiment, all_clinics, plan_study, with_method
-from wbc_simulations.running import finish_run, start_run
+from wbc_server.run_folder import write_atomically
+from wbc_simulations.experiment import Comparison, Experiment
+from wbc_simulations.methods import on_grid
 from wbc_simulations.scores import FIGURES, CellScores, cell_scores, paired_table
-
-_SLUG = str.maketrans({" ": "-", "+": "and", "/": "-"})
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of a comparison."""
-
-    fold: str
-    method: str
-    seed: int
-    experiment: Experiment
-    study: StudyConfig
-
-    def folder(self, output: Path) -> RunFolder:
-        """Where this cell's run lies."""
-        return RunFolder(output / self.fold / self.method.translate(_SLUG) / f"seed-{self.seed}")
+from wbc_simulations.sweep import Cell, Filters, plan_cells
 
 
-def plan_cells(
+def plan_comparison(
     experiment: Experiment, *, seeds: int | None, folds: Sequence[str], changes: dict[str, Any]
 ) -> list[Cell]:
-    """Every run of a comparison, seeds outermost, so that a partial one is balanced.
+    """Every run of a comparison.
+
+    Args:
+        seeds: how many of the experiment's seeds; None takes all.
 
     Raises:
         SettingError: the file compares nothing, or a fold is no clinic.
     """
-    comparison: Comparison = experiment.compare
-    if not comparison.methods:
+    if not experiment.compare.methods and not experiment.sweep.grid:
         raise SettingError("this experiment names no method to compare", remedy="add [[compare.methods]] to its file")
-    chosen = tuple(folds) or all_clinics(experiment)
-    return [
-        _cell(experiment, fold, method.name, seed, changes)
-        for seed in comparison.seeds[:seeds]
-        for fold in chosen
-        for method in comparison.methods
-    ]
-
-
-def _cell(experiment: Experiment, fold: str, method: str, seed: int, changes: dict[str, Any]) -> Cell:
-    settings = next(candidate for candidate in experiment.compare.methods if candidate.name == method)
-    variant = with_method(experiment, settings)
-    study = plan_study(variant, held_out=(fold,), changes={"seed": seed, **changes})
-    return Cell(fold, method, seed, variant, study)
-
-
-def run_cells(experiment: Experiment, cells: Sequence[Cell], output: Path, *, jobs: int, console: Console) -> None:
-    """Run every cell that is not finished, `jobs` at a time, with progress and time left."""
-    left = [cell for cell in cells if not _is_finished(cell, output)]
-    columns = (MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(), TextColumn("elapsed,"), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("left"), console=console) as progress:
-        task = progress.add_task("runs", total=len(cells), completed=len(cells) - len(left))
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_prepare_worker) as pool:
-            futures = [pool.submit(_run_cell, cell, output) for cell in left]
-            try:
-                for future in futures:
-                    future.result()
-                    progress.advance(task)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+    return plan_cells(experiment, Filters(folds=folds, seeds=experiment.compare.seeds[:seeds]), changes)
 
 
 def write_comparison(experiment: Experiment, cells: Sequence[Cell], output: Path) -> dict[str, Any]:
@@ -97,7 +47,7 @@ def write_comparison(experiment: Experiment, cells: Sequence[Cell], output: Path
         "study": experiment.study["name"],
         "seeds": sorted({cell.seed for cell in cells}),
         "folds": list(dict.fromkeys(cell.fold for cell in cells)),
-        "methods": _summarise(experiment.compare, cells, scores),
+        "methods": _summarise(on_grid(experiment.compare, experiment.sweep), cells, scores),
     }
     write_atomically(output / "comparison.json", json.dumps(comparison, indent=1, allow_nan=False).encode())
     write_atomically(output / "comparison.md", comparison_tables(comparison).encode())
@@ -167,25 +117,3 @@ def _interval(value: float, replicates: NDArray[np.float64]) -> dict[str, float 
     """Value and 95 % interval; None where one is not defined (no cell of a class, no bootstrap draw)."""
     figures = asdict(percentile_interval(value, replicates))
     return {name: figure if math.isfinite(figure) else None for name, figure in figures.items()}
-
-
-def _is_finished(cell: Cell, output: Path) -> bool:
-    folder = cell.folder(output)
-    if folder.study_file.exists() and folder.study().hash != cell.study.hash:
-        raise SettingError(
-            f"{folder.path} holds a run of another plan", remedy="choose another --output, or remove that folder"
-        )
-    return folder.is_finished
-
-
-def _prepare_worker() -> None:
-    import torch
-
-    torch.set_num_threads(1)  # several runs at a time share the cores
-
-
-def _run_cell(cell: Cell, output: Path) -> None:
-    folder = cell.folder(output)
-    if not folder.study_file.exists():
-        start_run(cell.experiment, cell.study, folder)
-    finish_run(cell.experiment, cell.study, folder, "in-process")

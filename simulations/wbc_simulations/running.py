@@ -15,7 +15,7 @@ from wbc_simulations.engine import EngineName, run_study
 from wbc_simulations.experiment import Experiment, read_experiment, write_experiment
 
 log = logging.getLogger(__name__)
-_EXPERIMENT = "experiment.toml"
+EXPERIMENT_FILE = "experiment.toml"
 RUNS = Path("runs")
 
 
@@ -30,7 +30,7 @@ def start_run(experiment: Experiment, study: StudyConfig, folder: RunFolder) -> 
             f"{folder.path} is not empty", remedy="choose another --output, or go on with that run: --resume"
         )
     folder.path.mkdir(parents=True, exist_ok=True)
-    write_experiment(experiment, folder.path / _EXPERIMENT)
+    write_experiment(experiment, folder.path / EXPERIMENT_FILE)
     write_study(study, folder.study_file)
     _write_provenance(study, folder.study_file)
 
@@ -43,7 +43,7 @@ def continue_run(folder: RunFolder) -> tuple[Experiment, StudyConfig]:
     """
     if not folder.study_file.exists():
         raise SettingError(f"{folder.path} holds no run to go on with", remedy="start one without --resume")
-    return read_experiment(folder.path / _EXPERIMENT), folder.study()
+    return read_experiment(folder.path / EXPERIMENT_FILE), folder.study()
 
 
 def finish_run(experiment: Experiment, study: StudyConfig, folder: RunFolder, engine: EngineName) -> None:

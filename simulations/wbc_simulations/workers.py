@@ -1,0 +1,101 @@
+"""Runs the cells of a sweep in worker processes, each with one torch thread, so that `jobs` of them share the cores.
+
+A cell that fails is an ending like another. A worker that dies (killed for want of memory) takes Python's pool with it;
+the cells then under way are run again one by one, each in a process of its own, so that the one that kills is known
+and the rest goes on. Ctrl-C ends the workers at once: a run is safe at any moment, its journal is written round by
+round.
+"""
+
+import multiprocessing
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from wbc_common.errors import WbcError
+from wbc_simulations.running import EXPERIMENT_FILE, finish_run, start_run
+from wbc_simulations.sweep import RECORD_FILE, Cell, Record
+
+Work = Callable[[Cell, Path], Record]
+Event = tuple[Cell, Record | None]
+_DIED = "its process ended without a word; the system may have stopped it for want of memory (try --jobs 1)"
+
+
+def run_cell(cell: Cell, output: Path) -> Record:
+    """Run a cell, or go on with it; an error is written down, not raised."""
+    folder, started = cell.folder(output), time.perf_counter()
+    is_new = not folder.study_file.exists()
+    try:
+        (folder.path / RECORD_FILE).unlink(missing_ok=True)
+        if is_new:
+            (folder.path / EXPERIMENT_FILE).unlink(missing_ok=True)  # of an attempt that did not get as far as a plan
+            start_run(cell.experiment, cell.study, folder)
+        finish_run(cell.experiment, cell.study, folder, "in-process")
+    except Exception as error:
+        record = Record(error.problem if isinstance(error, WbcError) else f"{type(error).__name__}: {error}", None)
+    else:
+        record = Record(None, time.perf_counter() - started if is_new else None)
+    record.write(folder)
+    return record
+
+
+def run_in_workers(cells: Sequence[Cell], output: Path, *, jobs: int, work: Work = run_cell) -> Iterator[Event]:
+    """Run cells, `jobs` at a time; yields (cell, None) as each begins and (cell, record) as it ends."""
+    left = deque(cells)
+    try:
+        while left:
+            suspects = yield from _run_in_pool(left, output, jobs=jobs, work=work)
+            for cell in suspects:
+                yield from _run_alone(cell, output, work)
+    except BaseException:
+        for child in multiprocessing.active_children():
+            child.terminate()
+        raise
+
+
+def _run_in_pool(left: deque[Cell], output: Path, *, jobs: int, work: Work) -> Generator[Event, None, list[Cell]]:
+    """Run what is left in one pool; returns the cells that were under way when a worker died, if one did."""
+    under_way: dict[Future[Record], Cell] = {}
+    with _pool(jobs) as pool:
+        try:
+            while left or under_way:
+                while left and len(under_way) < jobs:
+                    under_way[pool.submit(work, left[0], output)] = left[0]
+                    yield left.popleft(), None
+                for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                    record = future.result()
+                    yield under_way.pop(future), record
+        except BrokenProcessPool:
+            return list(under_way.values())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in multiprocessing.active_children():
+                child.terminate()
+            raise
+    return []
+
+
+def _run_alone(cell: Cell, output: Path, work: Work) -> Iterator[Event]:
+    yield cell, None
+    with _pool(1) as pool:
+        try:
+            record = pool.submit(work, cell, output).result()
+        except BrokenProcessPool:
+            record = Record(_DIED, None)
+            record.write(cell.folder(output))
+    yield cell, record
+
+
+def _pool(jobs: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_prepare_worker)
+
+
+def _prepare_worker() -> None:
+    """One thread, as several runs share the cores; Ctrl-C is the parent's, which ends its workers."""
+    import torch
+
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
