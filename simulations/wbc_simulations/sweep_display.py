@@ -65,13 +65,17 @@ def run_sweep(cells: Sequence[Cell], output: Path, *, jobs: int, console: Consol
     left = [cell for cell in cells if states[str(cell)] != "finished"]
     clock = Clock(left, _known_seconds(cells, output), jobs)
     columns = (MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(), _TimeLeft(clock))
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("runs", total=len(cells), completed=len(cells) - len(left))
-        for event in run_in_workers(left, output, jobs=jobs):
-            _note(event, clock)
-            if event[1] is not None:
-                progress.advance(task)
-                _tell(event, clock, progress, f"{progress.tasks[0].completed:.0f}/{len(cells)}")
+    try:
+        with Progress(*columns, console=console) as progress:
+            task = progress.add_task("runs", total=len(cells), completed=len(cells) - len(left))
+            for event in run_in_workers(left, output, jobs=jobs):
+                _note(event, clock)
+                if event[1] is not None:
+                    progress.advance(task)
+                    _tell(event, clock, progress, f"{progress.tasks[0].completed:.0f}/{len(cells)}")
+    except KeyboardInterrupt:
+        console.print("stopped; finished runs are kept: the same command goes on with the others")
+        raise
 
 
 def _note(event: Event, clock: Clock) -> None:

@@ -1,4 +1,4 @@
-"""Comparisons: which runs, paired differences on hand-made scores, and folders that are gone on with."""
+"""Comparisons: paired differences on hand-made scores, and a whole one from its runs to its tables."""
 
 import json
 import warnings
@@ -12,11 +12,12 @@ from rich.console import Console
 
 from studies import tiny_experiment
 from wbc_common.errors import SettingError
-from wbc_common.study import write_study
 from wbc_simulations import compare
-from wbc_simulations.compare import Cell, comparison_tables, plan_cells, run_cells, write_comparison
-from wbc_simulations.experiment import Comparison, Experiment, Method
+from wbc_simulations.compare import comparison_tables, plan_comparison, write_comparison
+from wbc_simulations.experiment import Comparison, Experiment, Method, Sweep
 from wbc_simulations.scores import FIGURES, CellScores
+from wbc_simulations.sweep import Cell
+from wbc_simulations.sweep_display import run_sweep
 
 PLAIN = {"loss": {"classification": "cross-entropy", "alignment_weight": 0.0, "guide_weight": 0.0}}
 Scores = Callable[[Cell], CellScores]
@@ -28,7 +29,7 @@ def an_experiment(seeds: tuple[int, ...] = (0, 1, 2)) -> Experiment:
 
 
 def cells_of(experiment: Experiment, **values: Any) -> list[Cell]:
-    return plan_cells(experiment, **{"seeds": None, "folds": (), "changes": {}, **values})
+    return plan_comparison(experiment, **{"seeds": None, "folds": (), "changes": {}, **values})
 
 
 def compared(
@@ -51,26 +52,6 @@ def made_of(value: float, draws: np.ndarray) -> CellScores:
 def noise(cell: Cell) -> np.ndarray:
     """Draws of a fold and seed: the same for both methods, different for everything else."""
     return np.random.default_rng([cell.seed, sum(cell.fold.encode())]).normal(0.5, 0.1, size=200)
-
-
-def test_every_fold_seed_and_method_is_run_once_seeds_outermost() -> None:
-    cells = cells_of(an_experiment())
-    assert len(cells) == 3 * 3 * 2 == len({(cell.fold, cell.seed, cell.method) for cell in cells})
-    assert [cell.seed for cell in cells] == [0] * 6 + [1] * 6 + [2] * 6
-    assert len({cell.folder(Path("out")).path for cell in cells}) == 18
-    assert str(cells[0].folder(Path("out")).path) == "out/east/plain-and-CE/seed-0"
-
-
-def test_each_run_holds_out_its_fold_under_its_method_and_seed() -> None:
-    for cell in cells_of(an_experiment()):
-        assert cell.study.clinics.held_out == (cell.fold,)
-        assert cell.study.seed == cell.seed
-        assert cell.study.loss.guide_weight == (0.0 if cell.method == "plain + CE" else 0.5)
-
-
-def test_fewer_seeds_named_folds_and_changed_settings_are_taken() -> None:
-    cells = cells_of(an_experiment(), seeds=1, folds=["west"], changes={"rounds": 7})
-    assert [(cell.fold, cell.seed, cell.study.rounds) for cell in cells] == [("west", 0, 7)] * 2
 
 
 def test_an_experiment_without_methods_or_an_unknown_fold_is_refused() -> None:
@@ -145,6 +126,28 @@ def test_a_figure_without_a_value_or_without_draws_is_null_in_json_and_readable_
     assert "nan" not in comparison_tables(comparison)
 
 
+def test_on_a_grid_each_method_is_paired_with_its_baseline_at_the_same_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = an_experiment(seeds=(0,)).model_copy(update={"sweep": Sweep(grid={"rounds": (1, 2)})})
+
+    def scores(cell: Cell) -> CellScores:
+        value = cell.study.rounds / 10 + (0.01 if cell.method.startswith("full") else 0.0)
+        return made_of(value, np.full(5, value))
+
+    methods = compared(tmp_path, monkeypatch, scores, experiment=experiment)["methods"]
+    assert {name: summary["baseline"] for name, summary in methods.items()} == {
+        "plain + CE, rounds=1": "plain + CE, rounds=1",
+        "full, rounds=1": "plain + CE, rounds=1",
+        "plain + CE, rounds=2": "plain + CE, rounds=2",
+        "full, rounds=2": "plain + CE, rounds=2",
+    }
+    for rounds in (1, 2):
+        figures = methods[f"full, rounds={rounds}"]["figures"]["accuracy"]
+        assert figures["mean"]["value"] == pytest.approx(rounds / 10 + 0.01)
+        assert figures["difference"]["value"] == pytest.approx(0.01)
+
+
 def test_the_comparison_is_written_as_json_and_as_markdown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     comparison = compared(tmp_path, monkeypatch, lambda cell: made_of(0.5, noise(cell)))
     assert json.loads((tmp_path / "comparison.json").read_text()) == comparison
@@ -152,74 +155,13 @@ def test_the_comparison_is_written_as_json_and_as_markdown(tmp_path: Path, monke
     assert (comparison["seeds"], comparison["folds"]) == ([0, 1, 2], ["east", "north", "west"])
 
 
-class _Pool:
-    """Stands for the worker processes and remembers what they were given."""
-
-    given: list[Cell]
-
-    def __init__(self, *args: object, **options: object) -> None:
-        pass
-
-    def __enter__(self) -> "_Pool":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def submit(self, work: object, cell: Cell, output: Path) -> "_Pool":
-        type(self).given.append(cell)
-        return self
-
-    def result(self) -> None:
-        pass
-
-
-@pytest.fixture
-def pool(monkeypatch: pytest.MonkeyPatch) -> type[_Pool]:
-    _Pool.given = []
-    monkeypatch.setattr(compare, "ProcessPoolExecutor", _Pool)
-    return _Pool
-
-
-def leave(cell: Cell, output: Path, *, finished: bool, **changes: Any) -> None:
-    """A run folder as a run of this cell, or of a changed plan, leaves it."""
-    folder = cell.folder(output)
-    folder.path.mkdir(parents=True)
-    write_study(cell.study.model_copy(update=changes), folder.study_file)
-    if finished:
-        folder.report.touch()
-
-
-def run(cells: list[Cell], output: Path) -> None:
-    run_cells(an_experiment(), cells, output, jobs=1, console=Console(quiet=True))
-
-
-def test_finished_runs_are_not_run_again_and_unfinished_ones_are(tmp_path: Path, pool: type[_Pool]) -> None:
-    cells = cells_of(an_experiment(), seeds=1, folds=["east", "west"])
-    leave(cells[1], tmp_path, finished=True)
-    leave(cells[2], tmp_path, finished=False)
-    run(cells, tmp_path)
-    assert pool.given == [cells[0], cells[2], cells[3]]
-
-
-@pytest.mark.parametrize("finished", [True, False])
-def test_a_folder_with_a_run_of_another_plan_is_refused_before_anything_runs(
-    tmp_path: Path, pool: type[_Pool], finished: bool
-) -> None:
-    cells = cells_of(an_experiment(), seeds=1, folds=["west"])
-    leave(cells[1], tmp_path, finished=finished, rounds=3)
-    with pytest.raises(SettingError, match="holds a run of another plan"):
-        run(cells, tmp_path)
-    assert pool.given == []
-
-
 @pytest.mark.slow
 def test_a_whole_comparison_runs_and_is_not_run_twice(tmp_path: Path) -> None:
     experiment = an_experiment(seeds=(0,))
     cells = cells_of(experiment, folds=["north", "west"], changes={"rounds": 1})
-    run(cells, tmp_path)
+    run_sweep(cells, tmp_path, jobs=1, console=Console(quiet=True))
     reports = [cell.folder(tmp_path).report.stat().st_mtime_ns for cell in cells]
-    run(cells, tmp_path)
+    run_sweep(cells, tmp_path, jobs=1, console=Console(quiet=True))
     assert [cell.folder(tmp_path).report.stat().st_mtime_ns for cell in cells] == reports
     comparison = write_comparison(experiment, cells, tmp_path)
     full = comparison["methods"]["full"]["figures"]["macro_f1"]

@@ -74,7 +74,8 @@ def test_every_cell_goes_to_exactly_one_clinic_and_a_seed_repeats(table: CellTab
     try:
         clinics = derived(table, a_skew(**values))
     except SettingError as refused:
-        assert "in 200 draws" in refused.problem  # shares too uneven for so few cells; never a wrong deal
+        if "in 200 draws" not in refused.problem:  # shares too uneven for so few cells; never a wrong deal
+            raise
         return
     rows = np.concatenate([clinic.row for clinic in clinics.values()])
     assert sorted(rows) == list(range(len(table)))
@@ -154,8 +155,8 @@ def test_a_small_alpha_gives_each_class_to_few_clinics() -> None:
             found.append(((counts / 1000) ** 2).sum(axis=0).mean())
         return float(np.mean(found))
 
-    # E Σ p² = (α+1)/(Kα+1) for Dir(α·1): 0.733 for α = 0.1, 0.333 for α = 1, 0.208 for α = 20, with K = 5. No clinic may
-    # be empty, which lowers the first a little.
+    # E Σ p² = (α+1)/(Kα+1) for Dir(α·1): 0.733 for α = 0.1, 0.333 for α = 1, 0.208 for α = 20, with K = 5.
+    # No clinic may be empty, which lowers the first a little.
     assert evenness(0.1) == pytest.approx(0.733, abs=0.08)
     assert evenness(1.0) == pytest.approx(0.333, abs=0.03)
     assert evenness(20.0) == pytest.approx(0.208, abs=0.01)
@@ -257,7 +258,7 @@ def test_confusable_noise_stays_on_the_maturation_axis() -> None:
     labels = np.arange(13_000) % 13
     noisy = noisy_labels(labels, 0.5, maturation_neighbours(WBC13), drawn())
     found = {(WBC13.classes[own], WBC13.classes[new]) for own, new in zip(labels, noisy, strict=True) if own != new}
-    axis = "myeloblast promyelocyte myelocyte metamyelocyte band_neutrophil segmented_neutrophil".split()
+    axis = ["myeloblast", "promyelocyte", "myelocyte", "metamyelocyte", "band_neutrophil", "segmented_neutrophil"]
     steps = list(itertools.pairwise(axis))
     assert found == {*steps, *((after, before) for before, after in steps)}
 
@@ -424,7 +425,7 @@ def test_neighbours_and_coarse_words_fit_the_finer_registries() -> None:
 
 def test_more_clinics_than_patients_or_too_few_cells_are_refused() -> None:
     table = a_table(np.arange(60) % 5, np.arange(60) // 20)
-    with pytest.raises(SettingError, match="3 patients .* among 4 clinics"):
+    with pytest.raises(SettingError, match=r"3 patients .* among 4 clinics"):
         deal(table, a_skew(deal="patient", clinics=4), drawn())
     with pytest.raises(SettingError, match="60 cells among 7 clinics of at least 10"):
         deal(table, a_skew(deal="cell", clinics=7), drawn())
@@ -435,8 +436,8 @@ def test_more_clinics_than_patients_or_too_few_cells_are_refused() -> None:
 def test_an_imbalance_that_the_cells_cannot_show_is_refused() -> None:
     with pytest.raises(SettingError, match=r"imbalance = 1000: the first class can have 100 cells"):
         long_tail_counts(np.full(5, 100), LongTail(imbalance=1000), WBC5, place="data.skew.long_tail")
+    order = tuple(name for name in WBC5.classes if name != "lymphocyte")
     with pytest.raises(SettingError, match="left out: lymphocyte"):
-        order = tuple(name for name in WBC5.classes if name != "lymphocyte")
         long_tail_counts(np.full(5, 100), LongTail(imbalance=5, order=order), WBC5, place="data.skew.long_tail")
 
 

@@ -1,0 +1,134 @@
+"""Workers of a sweep: failures and deaths stay with their cell; Ctrl-C keeps what is finished, and the next goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from dying import die_on_east
+from studies import tiny_experiment
+from wbc_simulations import workers
+from wbc_simulations.experiment import Comparison, Experiment, Method, Sweep, write_experiment
+from wbc_simulations.sweep import Cell, Filters, Record, plan_cells, record_of, state_of
+from wbc_simulations.sweep_display import run_sweep
+from wbc_simulations.workers import run_cell, run_in_workers
+
+
+def an_experiment(**grid: Any) -> Experiment:
+    compare = Comparison(seeds=(0, 1), methods=(Method(name="full"),))
+    return tiny_experiment().model_copy(update={"compare": compare, "sweep": Sweep(grid=grid)})
+
+
+def cells_of(experiment: Experiment, **filters: Any) -> list[Cell]:
+    return plan_cells(experiment, Filters(**filters), {})
+
+
+def test_an_error_of_one_cell_is_written_down_and_not_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cell,) = cells_of(an_experiment(), folds=["west"], seeds=[0])
+
+    def full(*arguments: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(workers, "finish_run", full)
+    assert run_cell(cell, tmp_path) == Record("OSError: disk full", None)
+    assert state_of(cell, tmp_path) == "failed"
+    monkeypatch.setattr(workers, "finish_run", lambda *arguments: cell.folder(tmp_path).report.touch())
+    assert run_cell(cell, tmp_path).error is None
+    assert state_of(cell, tmp_path) == "finished"
+
+
+def test_a_folder_left_before_the_plan_was_written_is_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cell,) = cells_of(an_experiment(), folds=["west"], seeds=[0])
+    cell.folder(tmp_path).path.mkdir(parents=True)
+    write_experiment(cell.experiment, cell.folder(tmp_path).path / "experiment.toml")
+    monkeypatch.setattr(workers, "finish_run", lambda *arguments: None)
+    record = run_cell(cell, tmp_path)
+    assert record.error is None
+    assert record.seconds is not None
+
+
+def test_the_time_of_a_cell_that_was_gone_on_with_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cell,) = cells_of(an_experiment(), folds=["west"], seeds=[0])
+    monkeypatch.setattr(workers, "finish_run", lambda *arguments: None)
+    assert run_cell(cell, tmp_path).seconds is not None
+    assert run_cell(cell, tmp_path).seconds is None
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_takes_only_its_own_cell_with_it(tmp_path: Path) -> None:
+    cells = cells_of(an_experiment(), seeds=[0])  # east, north, west held out
+    endings = {
+        cell.fold: record for cell, record in run_in_workers(cells, tmp_path, jobs=2, work=die_on_east) if record
+    }
+    assert endings["north"] == endings["west"] == Record(None, 1.0)
+    assert "without a word" in str(endings["east"].error)
+    assert state_of(cells[0], tmp_path) == "failed"
+
+
+@pytest.mark.slow
+def test_a_failing_cell_leaves_the_others_alone_and_finished_ones_are_never_run_again(tmp_path: Path) -> None:
+    experiment = an_experiment(**{"model.weights": ("none", "nowhere.safetensors")})
+    cells = cells_of(experiment, seeds=[0], folds=["west"])
+    console = Console(quiet=True)
+    run_sweep(cells, tmp_path, jobs=2, console=console)
+    assert [state_of(cell, tmp_path) for cell in cells] == ["finished", "failed"]
+    assert "nowhere.safetensors" in str(record_of(cells[1], tmp_path).error)
+    before = mtimes(cells[0].folder(tmp_path).path)
+    run_sweep(cells, tmp_path, jobs=2, console=console)
+    assert mtimes(cells[0].folder(tmp_path).path) == before
+    assert state_of(cells[1], tmp_path) == "failed"
+
+
+def mtimes(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def sweep(folder: Path, *arguments: str) -> list[str]:
+    program = "from wbc_simulations.cli import main; main()"
+    study = ["--study", str(folder / "tiny.toml"), "--output", str(folder / "out"), "--fold", "west"]
+    return [sys.executable, "-c", program, "sweep", *study, "--jobs", "1", *arguments]
+
+
+def states(folder: Path) -> list[str]:
+    listed = subprocess.run(sweep(folder, "--status", "--json"), capture_output=True, check=True, text=True).stdout
+    return [run["state"] for run in json.loads(listed)]
+
+
+def nobody_is_left(session: int) -> bool:
+    """Whether every process of a session ends within seconds (Python's resource tracker is the last to see it)."""
+    for _ in range(500):
+        try:
+            os.killpg(session, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_finished_runs_ends_the_workers_and_the_next_sweep_goes_on(tmp_path: Path) -> None:
+    write_experiment(an_experiment(), tmp_path / "tiny.toml")
+    first, second = (tmp_path / "out" / "west" / "full" / f"seed-{seed}" for seed in (0, 1))
+    running = subprocess.Popen(sweep(tmp_path), stderr=subprocess.PIPE, start_new_session=True, text=True)
+    deadline = time.monotonic() + 120
+    while not (second / "study.toml").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(running.pid, signal.SIGINT)
+    assert "goes on with the others" in running.communicate(timeout=60)[1]
+    assert running.returncode == 130
+    assert nobody_is_left(session=running.pid)
+    assert states(tmp_path) == ["finished", "begun"]
+    before = mtimes(first)
+    done = subprocess.run(sweep(tmp_path), capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[0] == "2 runs: 2 finished, 0 failed, 0 begun, 0 left"
+    assert mtimes(first) == before
+    assert (second / "report.html").exists()
