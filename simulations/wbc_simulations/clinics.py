@@ -40,7 +40,7 @@ def write_clinics(experiment: Experiment, study: StudyConfig, run: Path) -> Path
 def _data_of_clinics(experiment: Experiment, study: StudyConfig) -> dict[str, dict[str, object]]:
     """What each clinic file says under [data]."""
     names = (*study.clinics.train, *study.clinics.held_out)
-    if experiment.data.skew is not None:
+    if not experiment.data.skew.is_plain:
         files = skewed_cells(experiment, study, lambda name: source_cells(name, experiment, study))
         return {name: {"kind": "packed", "path": str(files[name])} for name in names}
     if experiment.data.kind == "phantom":

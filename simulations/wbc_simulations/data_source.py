@@ -48,7 +48,7 @@ class DataSource(Settings):
         max_unreadable_fraction: of real cells, more unreadable images than this stop the run.
         seed: draws in-silico cells; it does not change with the study's seed.
         clinics: the in-silico clinics.
-        skew: how the study's clinics are made of these; absent, they are the clinics.
+        skew: how the study's clinics are made of these; by default they are the clinics.
     """
 
     kind: Literal["phantom", "manifest"]
@@ -58,7 +58,7 @@ class DataSource(Settings):
     max_unreadable_fraction: float = Field(0.05, ge=0, lt=1)
     seed: int = Field(0, ge=0, lt=2**31)
     clinics: tuple[PhantomClinic, ...] = ()
-    skew: Skew | None = None
+    skew: Skew = Skew()
 
 
 def source_clinics(data: DataSource) -> tuple[str, ...]:
@@ -73,7 +73,7 @@ def source_clinics(data: DataSource) -> tuple[str, ...]:
 
 def deals(data: DataSource) -> bool:
     """Whether the study's clinics are virtual ones."""
-    return data.skew is not None and data.skew.deal != "source"
+    return data.skew.deal != "source"
 
 
 def pooled_clinics(data: DataSource, stated: StatedClinics, held_out: Sequence[str]) -> tuple[str, ...]:
@@ -84,8 +84,6 @@ def pooled_clinics(data: DataSource, stated: StatedClinics, held_out: Sequence[s
         stated: train and held_out as the experiment's study names them; may be empty.
         held_out: clinics held out in this run.
     """
-    if data.skew is None:
-        return ()
     everyone = source_clinics(data)
     if data.skew.pool:
         chosen: Sequence[str] = data.skew.pool
@@ -100,7 +98,7 @@ def pooled_clinics(data: DataSource, stated: StatedClinics, held_out: Sequence[s
 
 def present_clinics(data: DataSource, stated: StatedClinics, held_out: Sequence[str]) -> tuple[str, ...]:
     """The clinics that a study on these data can name, in name order."""
-    if data.skew is None or not deals(data):
+    if not deals(data):
         return source_clinics(data)
     apart = set(source_clinics(data)) - set(pooled_clinics(data, stated, held_out))
     return tuple(sorted({*data.skew.virtual_clinics, *apart}))
@@ -112,7 +110,6 @@ def check_pool(data: DataSource, stated: StatedClinics, held_out: Sequence[str])
     Raises:
         SettingError: naming what does not fit.
     """
-    assert data.skew is not None, "there is no pool without a skew"
     everyone = source_clinics(data)
     strangers = sorted(set(data.skew.pool) - set(everyone))
     if strangers:

@@ -184,9 +184,8 @@ def _check_clinics(experiment: Experiment, study: StudyConfig) -> None:
             f"the study names clinics that the data have not: {', '.join(strangers)}",
             remedy=f"choose among {', '.join(present)}",
         )
-    if data.skew is not None:
-        check_skew(data.skew, study.classes, present)
-        check_pool(data, stated, study.clinics.held_out)
+    check_skew(data.skew, study.classes, present)
+    check_pool(data, stated, study.clinics.held_out)
 
 
 def _open_study(experiment: Experiment) -> dict[str, Any]:

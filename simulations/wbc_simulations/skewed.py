@@ -24,7 +24,6 @@ def skewed_cells(experiment: Experiment, study: StudyConfig, source: Callable[[s
     Args:
         source: the packed cells of a source, see `clinics.source_cells`.
     """
-    assert experiment.data.skew is not None, "called for skewed data only"
     packed = {name: source(name) for name in sources_of(experiment, study)}
     told = [[path.name for path in packed.values()], experiment.data.skew.model_dump(mode="json"), _DEALER]
     told += [list(packed), list(_pool(experiment, study)), experiment.data.splits]
@@ -50,7 +49,6 @@ def _make(experiment: Experiment, study: StudyConfig, packed: dict[str, Path], f
 
 def skewed_tables(experiment: Experiment, study: StudyConfig, sources: dict[str, CellSet]) -> dict[str, CellTable]:
     """The table of every clinic of the study, from the cells of `sources_of` it."""
-    assert experiment.data.skew is not None, "called for skewed data only"
     return derive_clinics(
         {name: table_of(cells, number) for number, (name, cells) in enumerate(sources.items())},
         _pool(experiment, study),
@@ -70,7 +68,6 @@ def sources_of(experiment: Experiment, study: StudyConfig) -> tuple[str, ...]:
 def _pool(experiment: Experiment, study: StudyConfig) -> tuple[str, ...]:
     """Pooled sources in name order; where they stay clinics, those of them that train in this study."""
     skew = experiment.data.skew
-    assert skew is not None, "called for skewed data only"
     if deals(experiment.data):
         return pooled_clinics(experiment.data, experiment.study.get("clinics", {}), study.clinics.held_out)
     return tuple(sorted(set(study.clinics.train) & set(skew.pool or study.clinics.train)))

@@ -56,7 +56,7 @@ def count_splits(experiment: Experiment, study: StudyConfig) -> list[ClinicSplit
         SettingError, DataError: the cells cannot be read or do not suffice for the skew.
     """
     names = (*study.clinics.train, *study.clinics.held_out)
-    if experiment.data.skew is None:
+    if experiment.data.skew.is_plain:
         tables = {name: table_of(_countable(name, experiment, study), 0) for name in names}
     else:
         sources = {name: _countable(name, experiment, study) for name in sources_of(experiment, study)}
@@ -91,7 +91,7 @@ def _countable(name: str, experiment: Experiment, study: StudyConfig) -> CellSet
     if data.kind == "phantom":
         clinic = next(clinic for clinic in data.clinics if clinic.clinic == name)
         return unrendered_clinic(clinic, study.classes, seed=data.seed)
-    if data.skew is None:
+    if data.skew.is_plain:
         return read_cells(real_site(name, data), study).cells
     return read_packed(real_cells(name, data, study), packed_metadata(study.classes, study.images.source_px))
 
@@ -100,8 +100,7 @@ def _counted(name: str, cells: CellTable, experiment: Experiment, study: StudyCo
     labels, num_classes = cells.labels, len(study.classes)
     counts = np.zeros((len(SPLITS), num_classes + 1), dtype=np.int64)  # the last column: coarse, label −1
     np.add.at(counts, (cells.split, labels), 1)
-    skew = experiment.data.skew
-    at = skew.at.get(name, ClinicSkew()) if skew else ClinicSkew()
+    at = experiment.data.skew.at.get(name, ClinicSkew())
     rendered = {clinic.clinic: clinic.missing for clinic in experiment.data.clinics}
     role = study.role(name)
     return ClinicSplit(

@@ -18,7 +18,14 @@ from wbc_common.study import StudyConfig, validated
 from wbc_simulations import skewed
 from wbc_simulations.clinics import source_cells, write_clinics
 from wbc_simulations.data_source import DataSource
-from wbc_simulations.experiment import Experiment, all_clinics, plan_study, with_changes
+from wbc_simulations.experiment import (
+    Experiment,
+    all_clinics,
+    plan_study,
+    read_experiment,
+    with_changes,
+    write_experiment,
+)
 from wbc_simulations.skew.settings import Skew
 from wbc_simulations.skewed import skewed_cells
 
@@ -139,7 +146,6 @@ def test_virtual_clinics_called_as_a_source_are_refused() -> None:
 
 def test_a_setting_of_the_data_is_changed_by_its_dotted_key() -> None:
     changed, left = with_changes(an_experiment(DEALT), {"data.skew.label_alpha": 0.5, "loss.tau": 1.0})
-    assert changed.data.skew is not None
     assert (changed.data.skew.label_alpha, changed.data.skew.clinics, left) == (0.5, 3, {"loss.tau": 1.0})
     with pytest.raises(SettingError, match=r"skew\.label_alpha = -1"):
         with_changes(an_experiment(DEALT), {"data.skew.label_alpha": -1})
@@ -209,3 +215,10 @@ def test_a_study_on_dealt_clinics_with_faults_runs_like_any_other(tmp_path: Path
     assert not coarse.part("train").exact.all()
     assert coarse.part("val").exact.all()
     assert write_clinics(experiment, study, tmp_path / "again").is_dir()
+
+
+@pytest.mark.parametrize("skew", [{"at": {"east": {"noise": 0.1}}}, {**DEALT, "sizes": {"kind": "equal"}}], ids=str)
+def test_an_experiment_with_a_skew_survives_its_file(skew: dict[str, Any], tmp_path: Path) -> None:
+    experiment = an_experiment(skew)
+    write_experiment(experiment, tmp_path / "experiment.toml")
+    assert read_experiment(tmp_path / "experiment.toml") == experiment

@@ -87,10 +87,11 @@ def test_what_is_shown_is_what_the_clinics_get(tmp_path: Path) -> None:
 def test_the_table_adds_up_training_clinics_alone() -> None:
     splits = [a_split("east"), a_split("north", scale=2), a_split("west", "held-out")]
     text = splits_text(splits, STUDY).splitlines()
-    assert text[0].split()[:5] == ["clinic", "role", "bas", "eos", "ery"]
-    total = next(line for line in text if line.startswith("training clinics"))
+    assert text[0].split()[:4] == ["clinic", "bas", "eos", "ery"]
+    assert text.index("held out, measured on all their cells:") > 3
+    total = next(line for line in text if line.startswith("all training"))
     # Column c of one clinic is c + (13 + c) + (26 + c); two clinics, one of them twice as large, make three times it.
-    assert total.split()[3:6] == [str(3 * (39 + 3 * column)) for column in range(3)]
+    assert total.split()[2:5] == [str(3 * (39 + 3 * column)) for column in range(3)]
     assert total.split()[-3:] == [str(3 * sum(range(start, start + 13))) for start in (0, 13, 26)]
 
 
@@ -120,8 +121,7 @@ def test_every_class_has_a_short_name_of_its_own() -> None:
         assert len(set(short)) == len(short)
 
 
-@pytest.mark.parametrize("num_clinics", [1, 6, 40, 80])
-@pytest.mark.parametrize("suffix", [".png", ".svg"])
+@pytest.mark.parametrize(("num_clinics", "suffix"), [(2, ".png"), (2, ".svg"), (80, ".png")])
 def test_pictures_of_few_and_many_clinics_are_drawn_and_repeat_bit_for_bit(
     tmp_path: Path, num_clinics: int, suffix: str
 ) -> None:
@@ -141,7 +141,7 @@ def test_only_training_clinics_can_be_drawn_too(tmp_path: Path) -> None:
 
 
 def test_a_picture_of_another_format_is_refused_before_anything_is_counted() -> None:
-    with pytest.raises(SettingError, match="cannot be written as splits.jpeg"):
+    with pytest.raises(SettingError, match=r"cannot be written as splits\.jpeg"):
         check_format(Path("splits.jpeg"))
 
 

@@ -108,9 +108,15 @@ class Skew(Settings):
                 raise ValueError(f"deal = '{self.deal}' needs 'clinics', the number of virtual clinics")
             return self
         for name in ("clinics", "name", "label_alpha", "sizes", "min_cells"):
-            if name in self.model_fields_set:
+            # Against the default, not whether it was given: an experiment is written with its defaults and read again.
+            if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"'{name}' is for clinics that are dealt: set deal to 'patient' or 'cell'")
         return self
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the sources are the clinics and their cells as they are."""
+        return self.deal == "source" and self.long_tail is None and all(at == ClinicSkew() for at in self.at.values())
 
     @property
     def virtual_clinics(self) -> tuple[str, ...]:
