@@ -5,11 +5,14 @@ them among virtual clinics; then they are the virtual clinics and the sources th
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
+from wbc_client.dataset.manifest import FILE_NAME as MANIFEST
+from wbc_client.dataset.manifest import manifest_clinics
 from wbc_common.errors import SettingError
 from wbc_common.study import ClinicId, Role, Settings
 from wbc_simulations.skew.settings import Skew
@@ -65,10 +68,15 @@ def source_clinics(data: DataSource) -> tuple[str, ...]:
     """The clinics that the cells come from, in name order."""
     if data.kind == "phantom":
         return tuple(sorted({clinic.clinic for clinic in data.clinics}))
-    from wbc_client.dataset.manifest import manifest_clinics
-
     assert data.path is not None, "read_experiment checked it"
-    return manifest_clinics(data.path)
+    file = data.path / MANIFEST if data.path.is_dir() else data.path
+    return _clinics_of_manifest(data.path, file.stat().st_mtime_ns if file.exists() else 0)
+
+
+@lru_cache(maxsize=8)
+def _clinics_of_manifest(path: Path, last_change: int) -> tuple[str, ...]:
+    """Kept, because the plan of every run of a sweep asks for it."""
+    return manifest_clinics(path)
 
 
 def deals(data: DataSource) -> bool:

@@ -23,6 +23,11 @@ def blocks(language: str) -> list[str]:
     return [text for name, text in fenced if name == language]
 
 
+def toml_block(name: str) -> str:
+    """The TOML whose first line is its file's name."""
+    return next(block for block in blocks("toml") if block.startswith(f"# {name}\n"))
+
+
 def our_commands() -> list[str]:
     lines = [part.strip() for block in blocks("") for line in block.splitlines() for part in line.split("&&")]
     return [line.split("  #")[0].strip() for line in lines if line.startswith("wbc-")]
@@ -47,7 +52,7 @@ def test_a_study_file_of_the_readme_exists(name: str) -> None:
 
 
 def test_the_clinic_file_of_the_readme_is_valid(tmp_path: Path) -> None:
-    (tmp_path / "clinic.toml").write_text(blocks("toml")[0], encoding="utf-8")
+    (tmp_path / "clinic.toml").write_text(toml_block("clinic.toml"), encoding="utf-8")
     site = read_site(tmp_path / "clinic.toml")
     assert site.clinic == "munich"
     assert registry("wbc13").resolve("stabkernig", site.data.labels) == registry("wbc13").resolve("band_neutrophil")
@@ -59,3 +64,18 @@ def test_the_readmes_settings_exist() -> None:
     for table, key in re.findall(r"`(loss|aggregation|training|model)\.(?!safetensors)(\w+)`", README):
         settings = StudyConfig.model_fields[table].annotation
         assert key in settings.model_fields, f"{table}.{key}"  # type: ignore[union-attr]
+
+
+def test_the_skewed_study_of_the_readme_is_planned_at_each_point_of_its_sweep_and_counted(tmp_path: Path) -> None:
+    from wbc_simulations.experiment import plan_study, read_experiment
+    from wbc_simulations.splits import count_splits
+    from wbc_simulations.sweep import Filters, plan_cells
+
+    (tmp_path / "skewed.toml").write_text(toml_block("skewed.toml"), encoding="utf-8")
+    experiment = read_experiment(tmp_path / "skewed.toml")
+    splits = count_splits(experiment, plan_study(experiment))
+    assert [split.clinic for split in splits] == [*(f"virtual-{number}" for number in range(1, 6)), "far-away"]
+    assert splits[1].flags == ("20% wrong labels",)
+    assert splits[2].coarse[0] > 0
+    cells = plan_cells(experiment, Filters(seeds=[0], folds=["far-away"]), {})
+    assert [cell.experiment.data.skew.label_alpha for cell in cells] == [0.5, 100.0]

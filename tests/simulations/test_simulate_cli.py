@@ -49,6 +49,12 @@ def exit_of(monkeypatch: pytest.MonkeyPatch):
         (["run", "--resume"], 2, "no unfinished run"),
         (["run", "--resume", "--output", "nowhere"], 2, "no run to go on with"),
         (["compare"], 2, "no method to compare"),
+        (["sweep", "--seed", "9"], 2, "no seed 9"),
+        (["sweep", "--fold", "atlantis"], 2, "no clinic is called atlantis"),
+        (["sweep", "--status", "--method", "magic"], 2, "no method is called magic"),
+        (["splits", "--output", "splits.jpeg"], 2, "cannot be written as splits.jpeg"),
+        (["splits", "--set", "data.skew.deal=cell"], 2, "needs 'clinics'"),
+        (["splits", "--set", "data.skew.label_alpha=0"], 2, "label_alpha = 0"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
