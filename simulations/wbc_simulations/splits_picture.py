@@ -21,7 +21,6 @@ from wbc_simulations.splits_text import MANY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.colors import LogNorm
 
 FORMATS = (".png", ".svg", ".pdf")
 _INK, _SOFT, _RULE = "#22262b", "#5d656e", "#d9dde2"
@@ -50,6 +49,7 @@ class _Sheet:
     table: NDArray[np.int64]
     columns: NDArray[np.float64]
     labels: Sequence[str]
+    held_out_height: float
     many: bool
 
     @property
@@ -65,7 +65,9 @@ class _Sheet:
     @property
     def bottom(self) -> float:
         """The lower edge."""
-        return max(float(self.places[-1]), self.total_place) + (self.total_place - self.num_trains + 0.5)
+        return (
+            max(float(self.places[-1]) + self.held_out_height / 2, self.total_place + 0.5) + 0.1 * self.held_out_height
+        )
 
 
 def check_format(path: Path) -> None:
@@ -109,15 +111,18 @@ def draw_splits(splits: Sequence[ClinicSplit], study: StudyConfig, path: Path) -
 def _sheet(splits: Sequence[ClinicSplit], study: StudyConfig) -> _Sheet:
     many = len(splits) >= MANY
     rows = sorted(splits, key=lambda split: (split.role != "train", -int(split.cells.sum()) if many else 0))
-    gap = np.array([split.role != "train" for split in rows]) * (len(rows) / 30 if many else 1.3)
+    trains = sum(split.role == "train" for split in rows)
+    height = max(1.0, len(rows) / 60) if many else 1.0  # a few held-out clinics stay visible below a thousand others
+    first = trains - 0.5 + (len(rows) / 30 if many else 1.3) + height / 2
+    places = np.append(np.arange(trains), first + height * np.arange(len(rows) - trains))
     counts = np.stack([split.counts.sum(axis=0) for split in rows])
     coarse = np.array([split.coarse.sum() for split in rows])
     labels = [name.replace("_", " ") for name in study.classes.classes]
     columns = np.arange(len(labels), dtype=np.float64)
-    if coarse.any():  # a column of its own, apart from the classes
-        counts, labels, columns = np.column_stack([counts, coarse]), [*labels, "coarse label"], np.append(columns, 0.3)
-        columns[-1] += len(labels) - 1
-    return _Sheet(rows, np.arange(len(rows)) + gap, counts, columns, labels, many)
+    if coarse.any():  # a column of its own, where there is room apart from the classes
+        columns = np.append(columns, len(labels) + (0.0 if many else 0.3))
+        counts, labels = np.column_stack([counts, coarse]), [*labels, "coarse label"]
+    return _Sheet(rows, places, counts, columns, labels, height, many)
 
 
 def _title(splits: Sequence[ClinicSplit], study: StudyConfig) -> str:
@@ -139,10 +144,8 @@ def _caption(sheet: _Sheet) -> str:
 def _draw_counts(axes: "Axes", sheet: _Sheet) -> None:
     from matplotlib.colors import LogNorm
 
-    norm = LogNorm(1, max(int(sheet.table.max()), 10))
-    for split, counts, place in zip(sheet.rows, sheet.table, sheet.places, strict=True):
-        gone = None if sheet.many else {name.replace("_", " ") for name in split.missing}
-        _draw_row(axes, sheet, counts, float(place), norm, gone=gone)
+    shades = 0.06 + 0.84 * np.asarray(LogNorm(1, max(int(sheet.table.max()), 10))(np.maximum(sheet.table, 1)))
+    (_draw_thin_rows if sheet.many else _draw_tiles)(axes, sheet, shades)
     axes.set_xticks(sheet.columns, sheet.labels, rotation=40, ha="left", rotation_mode="anchor")
     axes.xaxis.tick_top()
     axes.set_xlim(-0.5, sheet.columns[-1] + 0.5)
@@ -161,24 +164,34 @@ def _draw_counts(axes: "Axes", sheet: _Sheet) -> None:
         _write(axes, x, sheet.total_place, text)
 
 
-def _draw_row(
-    axes: "Axes", sheet: _Sheet, counts: NDArray[np.int64], place: float, norm: "LogNorm", *, gone: set[str] | None
-) -> None:
-    """One clinic: a tile a class with its count; a cross where settings take the class away. `gone` None: no words."""
+def _draw_tiles(axes: "Axes", sheet: _Sheet, shades: NDArray[np.float64]) -> None:
+    """A tile with its count for each clinic and class; a cross where settings take the class away."""
     from matplotlib import colormaps
     from matplotlib.patches import Rectangle
 
-    inset = 0.0 if gone is None else 0.04
-    for x, label, count in zip(sheet.columns, sheet.labels, counts, strict=True):
-        shade = 0.06 + 0.84 * float(norm(max(count, 1)))
-        if count:
-            corner, side = (x - 0.5 + inset, place - 0.5 + inset), 1 - 2 * inset
-            color = colormaps["YlGnBu"](shade)
-            axes.add_patch(Rectangle(corner, side, side, facecolor=color, linewidth=0, rasterized=gone is None))
-        if gone is not None:
-            nothing = "×" if label in gone else "·"
-            ink = "white" if shade > 0.5 else _INK
-            _write(axes, x, place, _compact(int(count)) if count else nothing, color=ink if count else _SOFT)
+    for split, place, counts, row in zip(sheet.rows, sheet.places, sheet.table, shades, strict=True):
+        gone = {name.replace("_", " ") for name in split.missing}
+        for x, label, count, shade in zip(sheet.columns, sheet.labels, counts, row, strict=True):
+            if count:
+                color = colormaps["YlGnBu"](shade)
+                axes.add_patch(Rectangle((x - 0.46, place - 0.46), 0.92, 0.92, facecolor=color, linewidth=0))
+                _write(axes, x, place, _compact(int(count)), color="white" if shade > 0.5 else _INK)
+            else:
+                _write(axes, x, place, "×" if label in gone else "·", color=_SOFT)
+
+
+def _draw_thin_rows(axes: "Axes", sheet: _Sheet, shades: NDArray[np.float64]) -> None:
+    """One image for the training clinics and one for the held-out ones, white where there is no cell."""
+    from matplotlib import colormaps
+
+    colors = colormaps["YlGnBu"](shades)  # [K, C, 4]
+    colors[sheet.table == 0] = 1.0
+    for role in ("train", "held-out"):
+        chosen = np.array([split.role == role for split in sheet.rows])
+        if chosen.any():
+            places, half = sheet.places[chosen], (1.0 if role == "train" else sheet.held_out_height) / 2
+            extent = (-0.5, sheet.table.shape[1] - 0.5, places[-1] + half, places[0] - half)
+            axes.imshow(colors[chosen], aspect="auto", interpolation="nearest", extent=extent)
 
 
 def _draw_sizes(axes: "Axes", sheet: _Sheet) -> None:
@@ -190,7 +203,7 @@ def _draw_sizes(axes: "Axes", sheet: _Sheet) -> None:
         ends = parts[chosen].cumsum(axis=1)
         for part, shade in zip(range(parts.shape[1]), shades, strict=False):
             start = ends[:, part - 1] if part else np.zeros(len(ends))
-            height = 1.0 if sheet.many else 0.62
+            height = (1.0 if role == "train" else sheet.held_out_height) * (1.0 if sheet.many else 0.62)
             axes.barh(sheet.places[chosen], ends[:, part] - start, height, left=start, color=shade, linewidth=0)
     axes.xaxis.tick_top()
     axes.xaxis.set_label_position("top")

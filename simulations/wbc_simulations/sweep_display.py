@@ -1,13 +1,13 @@
 """What a sweep shows: how far it is, how long it will take, where each cell stands.
 
-Time left is what the cells left will take if each takes as long as those of its method took, shared among the workers.
+Time left is what the cells left will take if each takes as long as the median of its method, shared among the workers.
 It is not known before the first cell has ended, and says so.
 """
 
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from statistics import mean
+from statistics import median
 from typing import Any
 
 from rich.console import Console
@@ -50,7 +50,7 @@ class Clock:
             return None
 
         def expected(cell: Cell) -> float:
-            return mean(self._known.get(cell.method) or everything)
+            return median(self._known.get(cell.method) or everything)
 
         begun = [max(expected(cell) - (now - since), 0.0) for cell, since in list(self._begun.values())]
         waiting = [expected(cell) for cell in self._waiting]
