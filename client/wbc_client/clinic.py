@@ -15,9 +15,10 @@ from wbc_client.dataset.cell_set import CellSet
 from wbc_client.dataset.opening import open_cells
 from wbc_client.device import choose_device, compute_reproducibly
 from wbc_client.features import sum_features
+from wbc_client.precision import Precision, resolve_precision
 from wbc_client.site import Site, read_site
 from wbc_common.errors import SettingError
-from wbc_common.models import Network, build_model, load_arrays
+from wbc_common.models import Network, network_of
 from wbc_common.study import StudyConfig
 from wbc_common.wire import Arrays, ClassSums
 
@@ -36,16 +37,20 @@ class Clinic:
 
     def model(self, arrays: Arrays) -> Network:
         """The plan's network holding `arrays`, on this clinic's device."""
-        plain = self.study.model.model_copy(update={"weights": "none"})
-        model = build_model(plain, len(self.study.classes), seed=0)
-        load_arrays(model, arrays)
-        return model.to(self.device)
+        model = network_of(arrays, self.study.model, len(self.study.classes))
+        return model.to(self.device, memory_format=torch.channels_last)
+
+    @property
+    def precision(self) -> Precision:
+        """What the plan's precision means on this clinic's device."""
+        return resolve_precision(self.study.training.precision, self.device)
 
     def class_sums(self, arrays: Arrays) -> ClassSums:
         """S_{k,c} of the training cells under a model; computed once for a model, the same bits if computed again."""
         key = _digest(arrays)
         if key not in self.known_sums:
-            sums = sum_features(self.model(arrays), self.cells.part("train"), self.device)
+            model, cells = self.model(arrays), self.cells.part("train")
+            sums = sum_features(model, cells, self.device, precision=self.precision)
             self.known_sums = {key: sums}
         return self.known_sums[key]
 

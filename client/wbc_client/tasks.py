@@ -64,6 +64,7 @@ def evaluate(clinic: Clinic, task: Task) -> Evaluation:
         clinic.device,
         replicates=min(task.replicates, limit),
         clinic=clinic.site.clinic,
+        precision=clinic.precision,
     )
 
 

@@ -22,6 +22,7 @@ from wbc_common.errors import SettingError
 Model = TypeVar("Model", bound=BaseModel)
 ClinicId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Role = Literal["train", "held-out"]
+PrecisionSetting = Literal["auto", "fp32", "bf16"]
 
 
 class Settings(BaseModel):
@@ -88,7 +89,13 @@ class ModelSettings(Settings):
 
 
 class TrainingSettings(Settings):
-    """Local training at a clinic. `schedule` runs over the rounds of the study."""
+    """Local training at a clinic.
+
+    Attributes:
+        schedule: of the learning rate, over the rounds of the study.
+        precision: numbers that convolutions compute in, in training and evaluation: `auto` is bf16 where the clinic's
+            processor has it natively, else fp32; `fp32` gives figures that depend least on the machine.
+    """
 
     local_epochs: int = Field(2, ge=1, le=100)
     batch_size: int = Field(32, ge=1, le=4096)
@@ -97,6 +104,7 @@ class TrainingSettings(Settings):
     weight_decay: float = Field(1e-2, ge=0, le=1)
     schedule: Literal["cosine", "constant"] = "cosine"
     augmentation: Literal["none", "geometric", "stain"] = "stain"
+    precision: PrecisionSetting = "auto"
 
 
 class LossSettings(Settings):

@@ -60,7 +60,12 @@ class RoundBook:
     def note_update(self, clinic: str, update: Update) -> None:
         """An update counts."""
         losses = {name: round(value, 6) for name, value in update.losses.items()}
-        self._open["train"][clinic] = {**losses, "cells": update.num_cells, "seconds": round(update.seconds, 3)}
+        self._open["train"][clinic] = {
+            **losses,
+            "cells": update.num_cells,
+            "seconds": round(update.seconds, 3),
+            "precision": update.precision,
+        }
         announce(ClinicTrained(self._open["round"], clinic, update.losses.get("loss", float("nan"))))
 
     def note_evaluation(self, clinic: str, evaluation: Evaluation) -> None:

@@ -59,13 +59,17 @@ class Description:
 
 @dataclass(frozen=True)
 class Update:
-    """What training changed: `delta` float32 arrays, training `class_counts` [C], mean losses, cells seen, seconds."""
+    """What training changed: `delta` float32 arrays, training `class_counts` [C], mean losses, cells seen, seconds.
+
+    `precision` is what convolutions computed in at the clinic, "fp32" or "bf16".
+    """
 
     delta: Arrays
     class_counts: NDArray[np.float64]
     losses: dict[str, float]
     num_cells: int
     seconds: float
+    precision: Literal["fp32", "bf16"] = "fp32"
 
 
 @dataclass(frozen=True)
