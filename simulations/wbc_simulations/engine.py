@@ -1,8 +1,8 @@
 """The engines of a simulation: the same ServerApp and ClientApp that hospitals run, without a network between them.
 
-`in-process` (default) is a Grid of our own on Flower's public API: a message is answered when its reply is asked for,
-in this process, one clinic after the other, so that one update is in memory at a time and a round costs milliseconds
-beyond its training. `ray` is Flower's own simulation engine, for studies that one process is too small for.
+`in-process` (default) is a Grid of our own on Flower's public API: messages are answered when their replies are asked
+for, in this process, two clinics side by side on half of the cores each (`side_by_side`), so that few updates are in
+memory at a time and a round costs milliseconds beyond its training. `ray` is Flower's own simulation engine, for studies that one process is too small for.
 """
 
 import logging
@@ -21,6 +21,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from wbc_client.location import FOLDER_VARIABLE, NODE_KEY, clinic_files
 from wbc_common.errors import SettingError
 from wbc_server.run_folder import RUN_KEY, RUN_VARIABLE, RunFolder
+from wbc_simulations.side_by_side import Crew, Job, crew_for_this_machine, results_in_order
 
 EngineName = Literal["in-process", "ray"]
 _RUN_ID = 1
@@ -32,10 +33,14 @@ class InProcessGrid(Grid):
     Args:
         client_app: the unmodified ClientApp.
         node_configs: node id → Flower's configuration of that node.
+        crew: how many clinics work at a time; one after the other by default.
     """
 
-    def __init__(self, client_app: ClientApp, node_configs: dict[int, dict[str, str]]) -> None:
+    def __init__(
+        self, client_app: ClientApp, node_configs: dict[int, dict[str, str]], crew: Crew | None = None
+    ) -> None:
         _identify()
+        self._crew = crew or Crew(workers=1, threads_each=1)
         self._client_app = client_app
         self._run = Run.create_empty(_RUN_ID)
         self._sent = 0
@@ -68,10 +73,9 @@ class InProcessGrid(Grid):
         return [self._keep(message) for message in messages]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Replies to pushed messages, each computed as it is taken."""
-        for message_id in message_ids:
-            if message_id in self._pending:
-                yield self._deliver(self._pending.pop(message_id))
+        """Replies to pushed messages in their order, computed as they are taken and a few ahead."""
+        messages = [self._pending.pop(name) for name in message_ids if name in self._pending]
+        yield from results_in_order([self._job(message) for message in messages], self._crew)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         """Replies in the order of the messages, each computed as it is taken. Nothing is late here: no timeout."""
@@ -83,6 +87,10 @@ class InProcessGrid(Grid):
         message.metadata.__dict__["_message_id"] = message_id
         self._pending[message_id] = message
         return message_id
+
+    def _job(self, message: Message) -> Job[Message]:
+        metadata = message.metadata
+        return Job((metadata.dst_node_id, metadata.message_type), lambda: self._deliver(message))
 
     def _deliver(self, message: Message) -> Message:
         return self._client_app(message, self._contexts[message.metadata.dst_node_id])
@@ -104,7 +112,7 @@ def run_study(folder: RunFolder, clinic_folder: Path, engine: EngineName) -> Non
         return
     nodes = {number: {NODE_KEY: str(path)} for number, path in enumerate(clinic_files(clinic_folder), start=1)}
     context = Context(_RUN_ID, SUPERLINK_NODE_ID, {}, RecordDict(), {RUN_KEY: str(folder.path)})
-    server_app(InProcessGrid(client_app, nodes), context)
+    server_app(InProcessGrid(client_app, nodes, crew_for_this_machine()), context)
 
 
 def _run_under_ray(folder: RunFolder, clinic_folder: Path, server_app: ServerApp, client_app: ClientApp) -> None:
