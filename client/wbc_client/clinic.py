@@ -1,13 +1,14 @@
 """A clinic, opened: its file, the plan it approved, its decoded cells and its device, ready for tasks.
 
-Opening decodes every image once; a process keeps opened clinics for its life, keyed by the clinic file and its last
-change.
+Opening decodes every image once; a process keeps the clinics it opened last, by clinic file and its last change, up to
+`KEPT_BYTES` of cells: a simulation of a thousand clinics then needs no more memory than one of a hundred.
 """
 
 import hashlib
+from collections import OrderedDict
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
 import torch
 
@@ -22,7 +23,10 @@ from wbc_common.models import Network, network_of
 from wbc_common.study import StudyConfig
 from wbc_common.wire import Arrays, ClassSums
 
-_KEPT_CLINICS = 64
+KEPT_BYTES = 512 * 2**20
+_Key = tuple[Path, tuple[int, int]]
+_kept: "OrderedDict[_Key, Clinic]" = OrderedDict()
+_lock = Lock()
 
 
 @dataclass
@@ -38,7 +42,8 @@ class Clinic:
     def model(self, arrays: Arrays) -> Network:
         """The plan's network holding `arrays`, on this clinic's device."""
         model = network_of(arrays, self.study.model, len(self.study.classes))
-        return model.to(self.device, memory_format=torch.channels_last)
+        in_place: Network = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return in_place
 
     @property
     def precision(self) -> Precision:
@@ -61,7 +66,17 @@ def open_clinic(path: Path) -> Clinic:
     Raises:
         SettingError, DataError: the file, the plan or the cells cannot be used.
     """
-    return _open(path, _last_change(path))
+    key = (path, _last_change(path))
+    with _lock:
+        if key in _kept:
+            _kept.move_to_end(key)
+            return _kept[key]
+    clinic = _open(path)
+    with _lock:
+        _kept[key] = clinic
+        while len(_kept) > 1 and sum(kept.cells.images.nbytes for kept in _kept.values()) > KEPT_BYTES:
+            _kept.popitem(last=False)
+    return clinic
 
 
 def _last_change(path: Path) -> tuple[int, int]:
@@ -74,8 +89,7 @@ def _last_change(path: Path) -> tuple[int, int]:
         ) from error
 
 
-@lru_cache(maxsize=_KEPT_CLINICS)
-def _open(path: Path, last_change: tuple[int, int]) -> Clinic:
+def _open(path: Path) -> Clinic:
     site = read_site(path)
     study = site.read_study()
     compute_reproducibly()

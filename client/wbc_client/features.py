@@ -28,9 +28,7 @@ def predict(model: Network, images: Tensor, device: torch.device, *, precision: 
     return torch.cat(batches) if batches else torch.empty(0, model.head.out_features)
 
 
-def sum_features(
-    model: Network, cells: CellSet, device: torch.device, *, precision: Precision = "fp32"
-) -> ClassSums:
+def sum_features(model: Network, cells: CellSet, device: torch.device, *, precision: Precision = "fp32") -> ClassSums:
     """S_{k,c} and n_{k,c} of a clinic's cells under a model: sums of unit-norm features [C, D] and counts [C]."""
     model.eval()
     with torch.inference_mode():

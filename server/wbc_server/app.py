@@ -36,8 +36,9 @@ def main(grid: Grid, context: Context) -> None:
     selected = book.selected_round
     arrays = book.load(selected)
     final, final_bytes = measure(grid, study, roster, arrays, _TIMEOUT_SECONDS)
-    metrics = summarise(study, roster, book.records, final, selected)
-    metrics["egress_bytes"] = egress(book.records, roster.described_bytes, final_bytes)
+    records = [{"seconds": digest.seconds, "refused": digest.refused} for digest in book.digests]
+    metrics = summarise(study, roster, records, final, selected)
+    metrics["egress_bytes"] = egress([{"egress": book.egress}], roster.described_bytes, final_bytes)
     export_model(folder, study, arrays, selected)
     write_draws(folder, final)
     # metrics.json says that the run is finished, so it comes after what it stands for; the report reads it.

@@ -179,10 +179,10 @@ def num_bytes(records: RecordDict) -> int:
 
 
 def _precision(bits: float) -> Literal["fp32", "bf16"]:
-    names = {_BITS["fp32"]: "fp32", _BITS["bf16"]: "bf16"}
-    if bits not in names:
-        raise wrong(f"a precision of {bits} bits", f"one of {', '.join(map(str, names))}")
-    return names[bits]  # type: ignore[return-value]
+    for name, size in _BITS.items():
+        if bits == size:
+            return name
+    raise wrong(f"a precision of {bits} bits", f"one of {', '.join(map(str, _BITS.values()))}")
 
 
 def _whole(number: float) -> int:
