@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from wbc_client import clinic
 from wbc_client.clinic import Clinic, open_clinic
 from wbc_client.tasks import perform
 from wbc_common.errors import MessageError, PolicyError
@@ -53,3 +54,14 @@ def test_class_sums_are_shorter_than_their_counts_and_computed_once(finished_run
     assert isinstance(sums, ClassSums)
     assert ((sums.sums**2).sum(axis=1) ** 0.5 <= sums.counts + 1e-6).all()
     assert perform(east, task) is sums
+
+
+def test_opened_clinics_are_kept_up_to_a_number_of_bytes(
+    finished_run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    east = clinic_of(finished_run, "east")
+    assert clinic_of(finished_run, "east") is east
+    monkeypatch.setattr(clinic, "KEPT_BYTES", 1)  # the clinic asked for last is kept whatever its size
+    north = clinic_of(finished_run, "north")
+    assert clinic_of(finished_run, "north") is north
+    assert clinic_of(finished_run, "east") is not east

@@ -343,3 +343,16 @@ def test_a_clinic_name_that_is_no_text_is_refused() -> None:
 
 def test_encoding_arrays_keeps_their_order() -> None:
     assert list(encode_arrays({"b": np.zeros(1), "a": np.zeros(1)})) == ["b", "a"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_update_says_what_was_computed_in(precision: str) -> None:
+    update = replace(UPDATE, precision=precision)  # type: ignore[arg-type]
+    assert decode_update(encode_reply(update)).precision == precision
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    records = encode_reply(UPDATE)
+    records["training"]["precision-bits"] = 8  # type: ignore[index]
+    with pytest.raises(MessageError, match=r"a precision of 8\.0 bits, expected one of 32, 16"):
+        decode_update(records)
