@@ -1,5 +1,6 @@
 """Who may be asked what: only the approved plan, and a held-out clinic neither trains nor sums."""
 
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,7 @@ def test_class_sums_are_shorter_than_their_counts_and_computed_once(finished_run
 def test_opened_clinics_are_kept_up_to_a_number_of_bytes(
     finished_run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(clinic, "_kept", OrderedDict())
     east = clinic_of(finished_run, "east")
     assert clinic_of(finished_run, "east") is east
     monkeypatch.setattr(clinic, "KEPT_BYTES", 1)  # the clinic asked for last is kept whatever its size
