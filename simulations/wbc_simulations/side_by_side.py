@@ -61,9 +61,13 @@ def _on_pool(jobs: Sequence[Job[Result]], crew: Crew, pool: ThreadPoolExecutor) 
     futures: dict[int, Future[Result]] = {}
     try:
         for turn in range(len(jobs)):
-            while turn not in futures or not futures[turn].done():
+            while True:
                 _start(jobs, turn, futures, crew, pool)
-                wait([future for future in futures.values() if not future.done()], return_when=FIRST_COMPLETED)
+                # Looked at once: a job that ends in between is in the set, and the wait for any of it returns at once.
+                unfinished = {future for future in futures.values() if not future.done()}
+                if turn in futures and futures[turn] not in unfinished:
+                    break
+                wait(unfinished, return_when=FIRST_COMPLETED)
             result = futures.pop(turn).result()
             _start(jobs, turn + 1, futures, crew, pool)
             yield result
