@@ -7,15 +7,18 @@ has one thread, so that the model is that of the in-process engine with one thre
 """
 
 import os
+import time
 from pathlib import Path
 
+from flwr.app import Context
 from flwr.clientapp import ClientApp
-from flwr.serverapp import ServerApp
+from flwr.serverapp import Grid, ServerApp
 
 from wbc_client.location import FOLDER_VARIABLE, clinic_files
 from wbc_common.errors import ConnectionFailure, SettingError
 from wbc_server.run_folder import RUN_VARIABLE, RunFolder
 
+_REGISTRATION_SECONDS = 60.0  # a clinic that is not there by then is named by the ServerApp
 _SILENT = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
@@ -41,15 +44,30 @@ def run_under_ray(
     # and Ray is started here: Flower takes a Ray that runs already.
     os.environ |= {RUN_VARIABLE: str(folder.path.resolve())}
     _start_ray(address, {FOLDER_VARIABLE: str(clinic_folder.resolve()), **_SILENT})
+    num_clinics = len(clinic_files(clinic_folder))
     try:
         run_simulation(
-            server_app=server_app,
+            server_app=_once_all_are_there(server_app, num_clinics),
             client_app=client_app,
-            num_supernodes=len(clinic_files(clinic_folder)),
+            num_supernodes=num_clinics,
             backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
         )
     finally:
         ray.shutdown()
+
+
+def _once_all_are_there(server_app: ServerApp, num_clinics: int) -> ServerApp:
+    """The same app, begun when Flower has registered every node: it starts both at once, and one may be ahead."""
+    patient = ServerApp()
+
+    @patient.main()
+    def main(grid: Grid, context: Context) -> None:
+        until = time.monotonic() + _REGISTRATION_SECONDS
+        while len(list(grid.get_node_ids())) < num_clinics and time.monotonic() < until:
+            time.sleep(0.05)
+        server_app(grid, context)
+
+    return patient
 
 
 def _start_ray(address: str | None, variables: dict[str, str]) -> None:

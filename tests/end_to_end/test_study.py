@@ -231,7 +231,7 @@ def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_one_thread")
-def test_on_a_ray_cluster_oftwo_nodes_the_same_study_gives_the_same_model(
+def test_on_a_ray_cluster_of_two_nodes_the_same_study_gives_the_same_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_nodes: str
 ) -> None:
     import ray
