@@ -82,7 +82,9 @@ def _start_ray(address: str | None, variables: dict[str, str]) -> None:
         if address:
             ray.init(address, log_to_driver=False, runtime_env=environment)
         else:
+            # Without "local" Ray would join whichever cluster it last saw on this machine, dead or alive.
             ray.init(
+                "local",
                 include_dashboard=False,
                 log_to_driver=False,
                 runtime_env=environment,
