@@ -11,6 +11,7 @@ import numpy as np
 from wbc_client.clinic import Clinic
 from wbc_client.dataset.cell_set import SPLITS, CellSet
 from wbc_client.evaluation import evaluate as evaluate_cells
+from wbc_client.head_training import train_head
 from wbc_client.training import train_locally
 from wbc_common.errors import DataError, MessageError, PolicyError
 from wbc_common.wire import Arrays, ClassSums, Description, Evaluation, EvaluationSplit, Reply, Task, TaskKind, Update
@@ -44,6 +45,10 @@ def train(clinic: Clinic, task: Task) -> Update:
     """Train on this clinic's training cells."""
     _check_trains(clinic)
     arrays = _model_of(task)
+    if clinic.study.trains_head_only(task.round_number):
+        cells = _some(clinic.cells.part("train"), "training")
+        name = clinic.site.clinic
+        return train_head(clinic.model(arrays), cells, clinic.study, clinic=name, round_number=task.round_number)
     sums = None if task.totals is None else (clinic.class_sums(arrays), task.totals)
     return train_locally(
         clinic.model(arrays),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wbc_client.augmentation import augment
 from wbc_client.dataset.cell_set import CellSet
@@ -19,7 +19,7 @@ from wbc_client.losses import (
     DomainAwareLoss,
     LossTerms,
     anchors_from_sums,
-    prior_offset,
+    imbalance_of,
     proximal_term,
 )
 from wbc_common.appearance import normalise
@@ -50,7 +50,7 @@ def train_locally(
     loss = _build_loss(model, cells, study.loss, sums)
     generator = torch_generator(study.seed, "training", clinic, round_number)
     rate = learning_rate(study.training, round_number, study.rounds)
-    optimizer = _optimizer(model, study.training, rate)
+    optimizer = build_optimizer(model, study.training, rate)
     anchor = [parameter.detach().clone() for parameter in model.parameters()]
     model.train()
     for _ in range(study.training.local_epochs):
@@ -77,11 +77,10 @@ def learning_rate(training: TrainingSettings, round_number: int, rounds: int) ->
 def _build_loss(model: Network, cells: CellSet, settings: LossSettings, sums: SumPair | None) -> DomainAwareLoss:
     device = model.head.weight.device
     counts = torch.from_numpy(cells.class_counts()).to(device, torch.float32)
-    adjusted = settings.classification == "logit-adjusted"
     head = (model.head.weight.detach().clone(), model.head.bias.detach().clone())
     return DomainAwareLoss(
         settings=settings,
-        offset=prior_offset(counts, settings) if adjusted else None,
+        classify=imbalance_of(counts, settings),
         anchors=_anchors(sums, settings, device),
         frozen_head=head,
     )
@@ -100,7 +99,8 @@ def _anchors(sums: SumPair | None, settings: LossSettings, device: torch.device)
     )
 
 
-def _optimizer(model: Network, training: TrainingSettings, rate: float) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, training: TrainingSettings, rate: float) -> torch.optim.Optimizer:
+    """The plan's optimiser over a network's parameters, or over those of its head."""
     if training.optimizer == "sgd":
         return torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=training.weight_decay)
     return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=training.weight_decay, fused=True)

@@ -17,6 +17,7 @@ from wbc_common.cells import REGISTRIES, Registry, registry
 from wbc_common.errors import SettingError
 from wbc_common.settings.loss import LossSettings
 from wbc_common.settings.reading import Settings, read_toml, validated
+from wbc_common.settings.rules import contradictions
 from wbc_common.settings.server import AggregationSettings, EvaluationSettings
 
 __all__ = [
@@ -109,6 +110,7 @@ class TrainingSettings(Settings):
     weight_decay: float = Field(1e-2, ge=0, le=1)
     schedule: Literal["cosine", "constant"] = "cosine"
     augmentation: Literal["none", "geometric", "stain"] = "stain"
+    head_only_rounds: int = Field(0, ge=0, description="R₂: last rounds that train the head alone, on balanced batches")
 
 
 class StudyConfig(Settings):
@@ -126,6 +128,13 @@ class StudyConfig(Settings):
     aggregation: AggregationSettings = AggregationSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
 
+    @model_validator(mode="after")
+    def _nothing_contradicts(self) -> Self:
+        found = contradictions(self)
+        if found:
+            raise ValueError("; ".join(found))
+        return self
+
     @property
     def classes(self) -> Registry:
         """The class registry."""
@@ -136,6 +145,14 @@ class StudyConfig(Settings):
         """SHA-256 of the plan and of the registry's meaning."""
         canonical = json.dumps([self.model_dump(mode="json"), REGISTRIES[self.registry].digest], sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def trains_head_only(self, round_number: int) -> bool:
+        """Whether a round (from 1) is one of the last, balanced head-only ones (docs/method.md §1)."""
+        return round_number > self.rounds - self.training.head_only_rounds
+
+    def aligns(self, round_number: int) -> bool:
+        """Whether L2 counts in a round: after its warm-up, and while the backbone learns."""
+        return self.loss.aligns(round_number, self.rounds) and not self.trains_head_only(round_number)
 
     def role(self, clinic: str) -> Role:
         """The role of a clinic of this study.

@@ -14,6 +14,7 @@ from wbc_server.events import StudyFinished, StudyStarted, announce
 from wbc_server.export import export_model
 from wbc_server.final import measure
 from wbc_server.participation import call_roll
+from wbc_server.prediction import check_counts, for_prediction
 from wbc_server.report import write_report
 from wbc_server.round_book import RoundBook
 from wbc_server.run_folder import locate_run, write_atomically
@@ -30,11 +31,12 @@ def main(grid: Grid, context: Context) -> None:
     folder = locate_run(context.run_config)
     study = folder.study()
     roster = call_roll(grid, study, _TIMEOUT_SECONDS)
+    check_counts(study, {clinic: roster.class_counts[clinic][0] for clinic in roster.train})
     book = RoundBook(folder, study, roster)
     announce(StudyStarted(book.rounds_done + 1, study.rounds, tuple(roster.nodes)))
     _run_rounds(grid, WbcStrategy(study, roster, book, _TIMEOUT_SECONDS))
     selected = book.selected_round
-    arrays = book.load(selected)
+    arrays = for_prediction(book.load(selected), study, roster.training_counts().sum(axis=0))
     final, final_bytes = measure(grid, study, roster, arrays, _TIMEOUT_SECONDS)
     metrics = summarise(study, roster, book.records, final, selected)
     metrics["egress_bytes"] = egress(book.records, roster.described_bytes, final_bytes)

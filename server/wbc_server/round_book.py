@@ -37,6 +37,11 @@ class RoundBook:
         """The last round in the journal; 0 before any."""
         return int(self.records[-1]["round"]) if self.records else 0
 
+    @property
+    def open_round_number(self) -> int:
+        """The round in flight."""
+        return int(self._open["round"])
+
     def open_round(self, round_number: int) -> None:
         """Begin a round."""
         self._started = time.perf_counter()

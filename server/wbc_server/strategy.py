@@ -15,6 +15,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from wbc_common.errors import WbcError
+from wbc_common.models import is_head
 from wbc_common.study import StudyConfig
 from wbc_common.wire import (
     Arrays,
@@ -32,6 +33,7 @@ from wbc_common.wire import (
 from wbc_server.aggregation import WeightedSum, apply_step, plan_weights
 from wbc_server.gate import check_class_sums, check_evaluation, check_update
 from wbc_server.participation import Roster, content_of, instruct
+from wbc_server.prediction import for_prediction
 from wbc_server.round_book import RoundBook
 
 Decoded = TypeVar("Decoded")
@@ -89,8 +91,9 @@ class WbcStrategy(Strategy):
         due = round_number % self.study.evaluation.every_rounds == 0 or round_number == self.study.rounds
         if not due:
             return []
-        validate = Task("evaluate", self.study.hash, round_number, self.model, split="val")
-        measure = Task("evaluate", self.study.hash, round_number, self.model, split="all")
+        model = for_prediction(self.model, self.study, self.roster.training_counts().sum(axis=0))
+        validate = Task("evaluate", self.study.hash, round_number, model, split="val")
+        measure = Task("evaluate", self.study.hash, round_number, model, split="all")
         return [
             *instruct(validate, self.roster, self.roster.train),
             *instruct(measure, self.roster, self.roster.held_out),
@@ -109,7 +112,7 @@ class WbcStrategy(Strategy):
 
     def _gather_sums(self, grid: Grid, round_number: int) -> dict[str, ClassSums]:
         """Class sums under the current model, by clinic in name order; none while the term is off."""
-        if len(self.roster.train) < 2 or not self.study.loss.aligns(round_number, self.study.rounds):
+        if len(self.roster.train) < 2 or not self.study.aligns(round_number):
             return {}
         task = Task("class-sums", self.study.hash, round_number, self.model)
         replies = grid.send_and_receive(instruct(task, self.roster, self.roster.train), timeout=self.timeout_seconds)
@@ -139,8 +142,14 @@ class WbcStrategy(Strategy):
     def _check_update(self, clinic: str, records: RecordDict) -> Update:
         update = decode_update(records)
         declared = self.roster.class_counts[clinic][0]
-        check_update(update.delta, update.class_counts, self.model, declared, self.study.aggregation)
+        check_update(update.delta, update.class_counts, self._template(), declared, self.study.aggregation)
         return update
+
+    def _template(self) -> Arrays:
+        """The arrays that an update of this round must hold: in head-only rounds no backbone leaves a clinic."""
+        if not self.study.trains_head_only(self.book.open_round_number):
+            return self.model
+        return {key: value for key, value in self.model.items() if is_head(key)}
 
     def _check_sums(self, clinic: str, records: RecordDict) -> ClassSums:
         sums = decode_class_sums(records)

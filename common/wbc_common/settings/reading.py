@@ -48,6 +48,7 @@ def validated(model: type[Model], values: dict[str, Any], origin: str) -> Model:
 
 
 def _complaint(model: type[BaseModel], detail: Any) -> str:
+    message = str(detail["msg"]).removeprefix("Value error, ")
     key = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
         known = _known_keys(model, detail["loc"][:-1])
@@ -58,8 +59,8 @@ def _complaint(model: type[BaseModel], detail: Any) -> str:
     if detail["type"] == "missing":
         return f"setting '{key}' is missing"
     if isinstance(detail["input"], dict):  # a rule between settings: its text names them
-        return f"{key}: {detail['msg']}" if key else str(detail["msg"])
-    return f"{key or 'settings'} = {detail['input']!r}: {detail['msg']}"
+        return f"{key}: {message}" if key else message
+    return f"{key or 'settings'} = {detail['input']!r}: {message}"
 
 
 def _known_keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
