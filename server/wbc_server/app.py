@@ -9,8 +9,9 @@ from wbc_common.models import build_model, model_arrays
 from wbc_common.seeds import derive_seed
 from wbc_common.study import StudyConfig
 from wbc_common.wire import Arrays, encode_arrays
+from wbc_server.cautions import cautions
 from wbc_server.draws import write_draws
-from wbc_server.events import StudyFinished, StudyStarted, announce
+from wbc_server.events import Cautioned, StudyFinished, StudyStarted, announce
 from wbc_server.export import export_model
 from wbc_server.final import measure
 from wbc_server.participation import call_roll
@@ -33,12 +34,15 @@ def main(grid: Grid, context: Context) -> None:
     roster = call_roll(grid, study, _TIMEOUT_SECONDS)
     check_counts(study, {clinic: roster.class_counts[clinic][0] for clinic in roster.train})
     book = RoundBook(folder, study, roster)
+    for caution in cautions(study):
+        announce(Cautioned(caution))
     announce(StudyStarted(book.rounds_done + 1, study.rounds, tuple(roster.nodes)))
     _run_rounds(grid, WbcStrategy(study, roster, book, _TIMEOUT_SECONDS))
     selected = book.selected_round
-    arrays = for_prediction(book.load(selected), study, roster.training_counts().sum(axis=0))
+    arrays = for_prediction(book.load_selected(), study, roster.training_counts().sum(axis=0))
     final, final_bytes = measure(grid, study, roster, arrays, _TIMEOUT_SECONDS)
     metrics = summarise(study, roster, book.records, final, selected)
+    metrics["cautions"] = cautions(study)
     metrics["egress_bytes"] = egress(book.records, roster.described_bytes, final_bytes)
     export_model(folder, study, arrays, selected)
     write_draws(folder, final)

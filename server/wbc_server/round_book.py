@@ -18,6 +18,7 @@ from wbc_server.events import ClinicTrained, ReplyRefused, RoundFinished, announ
 from wbc_server.participation import Roster
 from wbc_server.run_folder import RunFolder
 from wbc_server.selection import mean_macro_f1, select_round
+from wbc_server.server_step import averaged_model
 
 
 class RoundBook:
@@ -90,16 +91,25 @@ class RoundBook:
         """Clinics that were asked to train and sent nothing."""
         self._open["missing"] = clinics
 
-    def commit(self, model: Mapping[str, np.ndarray]) -> None:
-        """Write the round: checkpoint, then the journal's line; then drop checkpoints that no one needs."""
+    def commit(self, model: Mapping[str, np.ndarray], state: Arrays | None = None) -> None:
+        """Write the round: checkpoint and server state, then the journal's line; then drop what no one needs.
+
+        Args:
+            model: the global model.
+            state: what the server carries into the next round beside it (`wbc_server.server_step`).
+        """
         record = self._open
         metadata = {"study-hash": self.study.hash, "round": str(record["round"])}
         checkpoint = checkpoints.save(self.folder.checkpoints, record["round"], model, metadata)
         record["checkpoint"] = {"file": checkpoint.file, "sha256": checkpoint.sha256}
+        if state:
+            kept = checkpoints.save(self.folder.server_state, record["round"], state, metadata)
+            record["server_state"] = {"file": kept.file, "sha256": kept.sha256}
         record["seconds"] = round(time.perf_counter() - self._started, 3)
         journal.append(self.folder.journal, record)
         self.records.append(record)
         checkpoints.prune(self.folder.checkpoints, {self.rounds_done, self.selected_round})
+        checkpoints.prune(self.folder.server_state, {self.rounds_done})
         self._announce_round(record)
 
     def _check_plan(self) -> None:
@@ -120,6 +130,18 @@ class RoundBook:
         record = next(record for record in self.records if record["round"] == round_number)
         reference = checkpoints.CheckpointRef(**record["checkpoint"])
         return dict(checkpoints.load(self.folder.checkpoints, reference))
+
+    def load_state(self) -> Arrays:
+        """What the server carries beside the model after the last round; nothing before any."""
+        if not self.records or "server_state" not in self.records[-1]:
+            return {}
+        reference = checkpoints.CheckpointRef(**self.records[-1]["server_state"])
+        return dict(checkpoints.load(self.folder.server_state, reference))
+
+    def load_selected(self) -> Arrays:
+        """The model that the plan exports: that of the selected round, or the average of the last third."""
+        model = self.load(self.selected_round)
+        return averaged_model(model, self.load_state()) if self.study.evaluation.selection == "average" else model
 
     def _announce_round(self, record: dict[str, Any]) -> None:
         announce(

@@ -36,6 +36,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def server_state(self) -> Path:
+        """What the server carries from round to round beside the model: moments, the running average."""
+        return self.path / "server-state"
+
+    @property
     def metrics(self) -> Path:
         """The figures of the finished study."""
         return self.path / "metrics.json"

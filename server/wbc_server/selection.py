@@ -20,9 +20,12 @@ def mean_macro_f1(confusions: Mapping[str, Any]) -> float:
 
 
 def select_round(records: Sequence[JournalRecord], settings: EvaluationSettings) -> int:
-    """The round to export: the best mean validation macro-F1, the later one on a tie; or the last."""
+    """The round to export: the best mean validation macro-F1, the later one on a tie; or the last.
+
+    For `average` it is the last: the average of the last third ends there.
+    """
     last = int(records[-1]["round"])
-    if settings.selection == "last":
+    if settings.selection in ("last", "average"):
         return last
     scored = [(mean_macro_f1(record["validation"]), int(record["round"])) for record in records if record["validation"]]
     defined = [pair for pair in scored if math.isfinite(pair[0])]

@@ -30,11 +30,13 @@ from wbc_common.wire import (
     num_bytes,
     record_arrays,
 )
-from wbc_server.aggregation import WeightedSum, apply_step, plan_weights
+from wbc_server.aggregation import plan_weights
 from wbc_server.gate import check_class_sums, check_evaluation, check_update
 from wbc_server.participation import Roster, content_of, instruct
 from wbc_server.prediction import for_prediction
+from wbc_server.robust import aggregate_of
 from wbc_server.round_book import RoundBook
+from wbc_server.server_step import average_in, take_step
 
 Decoded = TypeVar("Decoded")
 
@@ -49,6 +51,7 @@ class WbcStrategy(Strategy):
         self.timeout_seconds = timeout_seconds
         self.weights = plan_weights(roster.training_counts(), study.aggregation)
         self.model: Arrays = {}
+        self.state: Arrays = book.load_state()
         self._rounds_before = book.rounds_done
 
     def configure_train(
@@ -71,7 +74,7 @@ class WbcStrategy(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Add the updates that pass the gate, one at a time, and take the server's step."""
-        total = WeightedSum()
+        total = aggregate_of(self.study.aggregation)
         answered = []
         for clinic, update in self._accepted("update", replies, self.roster.train, self._check_update):
             row = self.roster.train.index(clinic)
@@ -80,7 +83,7 @@ class WbcStrategy(Strategy):
             answered.append(clinic)
         self._note_missing(answered)
         if answered:
-            self.model = apply_step(self.model, total.mean(), self.study.aggregation.step_size)
+            self.model, self.state = take_step(self.model, total.mean(), self.state, self.study.aggregation)
         return encode_arrays(self.model), None
 
     def configure_evaluate(
@@ -104,7 +107,8 @@ class WbcStrategy(Strategy):
         clinics = (*self.roster.train, *self.roster.held_out)
         for clinic, evaluation in self._accepted("evaluation", replies, clinics, self._check_evaluation):
             self.book.note_evaluation(clinic, evaluation)
-        self.book.commit(self.model)
+        self.state = average_in(self.model, self.state, self.study, self.book.open_round_number)
+        self.book.commit(self.model, self.state)
         return None
 
     def summary(self) -> None:

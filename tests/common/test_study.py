@@ -171,6 +171,9 @@ def test_a_study_starts_from_the_shipped_backbone_where_there_is_one() -> None:
         ({"clinics": {"train": ["a"]}}, "class centroids of other training clinics, and the study names 1"),
         ({"loss": {"alignment": "boda-paper"}}, "every domain's prototypes in one place"),
         ({"training": {"head_only_rounds": 11}}, "head_only_rounds = 11 exceeds the 10 rounds"),
+        ({"aggregation": {"robust": "krum"}}, "needs 3 training clinics (2f + 3), and the study names 2"),
+        ({"aggregation": {"robust": "trimmed-mean"}}, "trim_fraction = 0.2 of 2 training clinics cuts off none"),
+        ({"aggregation": {"optimizer": "fedadam"}}, "step_size = 1.0 with 'fedadam' moves every weight"),
         ({"aggregation": {"alpha": 1.5}}, "aggregation.alpha = 1.5: Input should be less than or equal to 1"),
         (
             {"evaluation": {"prediction_prior": "training"}, "loss": {"classification": "cross-entropy"}},

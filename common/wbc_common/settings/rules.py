@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from wbc_common.study import StudyConfig
 
+_MAX_ADAM_STEP = 0.1
+
 
 def contradictions(study: "StudyConfig") -> list[str]:
     """One sentence for each pair of settings that cannot be."""
-    return [*_alignment(study), *_prediction(study), *_head_rounds(study), *_robust(study)]
+    return [*_alignment(study), *_prediction(study), *_head_rounds(study), *_server(study)]
 
 
 def _alignment(study: "StudyConfig") -> list[str]:
@@ -55,8 +57,13 @@ def _head_rounds(study: "StudyConfig") -> list[str]:
     return []
 
 
-def _robust(study: "StudyConfig") -> list[str]:
+def _server(study: "StudyConfig") -> list[str]:
     settings, clinics = study.aggregation, len(study.clinics.train)
+    if settings.optimizer == "fedadam" and settings.step_size > _MAX_ADAM_STEP:
+        return [
+            f"aggregation.step_size = {settings.step_size} with 'fedadam' moves every weight by about that much a "
+            f"round: set it to {_MAX_ADAM_STEP} or less, e.g. 0.01"
+        ]
     if settings.robust == "trimmed-mean" and int(settings.trim_fraction * clinics) == 0:
         return [
             f"aggregation.trim_fraction = {settings.trim_fraction} of {clinics} training clinics cuts off none: raise "

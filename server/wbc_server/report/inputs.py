@@ -127,6 +127,7 @@ class Metrics(Record):
     mean_in_domain: MeanRecord | None = None
     egress_bytes: dict[str, dict[str, int]] = {}
     refused: tuple[Refusal, ...] = ()
+    cautions: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _one_number_of_classes(self) -> Self:
