@@ -12,8 +12,11 @@ from wbc_client.clinic import Clinic
 from wbc_client.dataset.cell_set import SPLITS, CellSet
 from wbc_client.evaluation import evaluate as evaluate_cells
 from wbc_client.head_training import train_head
+from wbc_client.privacy_budget import plan_spending, spend
+from wbc_client.private_training import train_privately
 from wbc_client.training import train_locally
 from wbc_common.errors import DataError, MessageError, PolicyError
+from wbc_common.privacy import check_backbone, check_delta
 from wbc_common.wire import Arrays, ClassSums, Description, Evaluation, EvaluationSplit, Reply, Task, TaskKind, Update
 
 
@@ -45,6 +48,8 @@ def train(clinic: Clinic, task: Task) -> Update:
     """Train on this clinic's training cells."""
     _check_trains(clinic)
     arrays = _model_of(task)
+    if clinic.study.privacy.mode == "dp-sgd":
+        return _train_privately(clinic, arrays, task.round_number)
     if clinic.study.trains_head_only(task.round_number):
         cells = _some(clinic.cells.part("train"), "training")
         name = clinic.site.clinic
@@ -58,6 +63,23 @@ def train(clinic: Clinic, task: Task) -> Update:
         round_number=task.round_number,
         sums=sums,
     )
+
+
+def _train_privately(clinic: Clinic, arrays: Arrays, round_number: int) -> Update:
+    """Pay for the round first, then train; a budget that is spent stops it here."""
+    study, cells = clinic.study, _some(clinic.cells.part("train"), "training")
+    model = clinic.model(arrays)
+    check_backbone(model, study.model.backbone)
+    check_delta(study.privacy, len(cells), clinic.site.clinic)
+    spending = plan_spending(
+        study.privacy,
+        num_cells=len(cells),
+        batch_size=study.training.batch_size,
+        epochs=study.training.local_epochs,
+        rounds=study.rounds,
+    )
+    epsilon = spend(clinic.site.state_dir, study.hash, spending, study.privacy)
+    return train_privately(model, cells, study, round_number=round_number, spending=spending, epsilon=epsilon)
 
 
 def evaluate(clinic: Clinic, task: Task) -> Evaluation:

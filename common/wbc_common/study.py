@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from wbc_common.cells import REGISTRIES, Registry, registry
 from wbc_common.errors import SettingError
 from wbc_common.settings.loss import LossSettings
+from wbc_common.settings.privacy import PrivacySettings
 from wbc_common.settings.reading import Settings, read_toml, validated
 from wbc_common.settings.rules import contradictions
 from wbc_common.settings.server import AggregationSettings, EvaluationSettings
@@ -28,6 +29,7 @@ __all__ = [
     "ImageSettings",
     "LossSettings",
     "ModelSettings",
+    "PrivacySettings",
     "Role",
     "Settings",
     "StudyConfig",
@@ -127,6 +129,7 @@ class StudyConfig(Settings):
     loss: LossSettings = LossSettings()
     aggregation: AggregationSettings = AggregationSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    privacy: PrivacySettings = PrivacySettings()
 
     @model_validator(mode="after")
     def _nothing_contradicts(self) -> Self:

@@ -16,6 +16,7 @@ from wbc_server.export import export_model
 from wbc_server.final import measure
 from wbc_server.participation import call_roll
 from wbc_server.prediction import check_counts, for_prediction
+from wbc_server.privacy import check_privacy, privacy_spent
 from wbc_server.report import write_report
 from wbc_server.round_book import RoundBook
 from wbc_server.run_folder import locate_run, write_atomically
@@ -32,7 +33,9 @@ def main(grid: Grid, context: Context) -> None:
     folder = locate_run(context.run_config)
     study = folder.study()
     roster = call_roll(grid, study, _TIMEOUT_SECONDS)
-    check_counts(study, {clinic: roster.class_counts[clinic][0] for clinic in roster.train})
+    training_counts = {clinic: roster.class_counts[clinic][0] for clinic in roster.train}
+    check_counts(study, training_counts)
+    check_privacy(study, training_counts)
     book = RoundBook(folder, study, roster)
     for caution in cautions(study):
         announce(Cautioned(caution))
@@ -42,6 +45,7 @@ def main(grid: Grid, context: Context) -> None:
     arrays = for_prediction(book.load_selected(), study, roster.training_counts().sum(axis=0))
     final, final_bytes = measure(grid, study, roster, arrays, _TIMEOUT_SECONDS)
     metrics = summarise(study, roster, book.records, final, selected)
+    metrics["privacy"] = privacy_spent(study, book.records)
     metrics["cautions"] = cautions(study)
     metrics["egress_bytes"] = egress(book.records, roster.described_bytes, final_bytes)
     export_model(folder, study, arrays, selected)

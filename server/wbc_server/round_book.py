@@ -67,6 +67,8 @@ class RoundBook:
         """An update counts."""
         losses = {name: round(value, 6) for name, value in update.losses.items()}
         self._open["train"][clinic] = {**losses, "cells": update.num_cells, "seconds": round(update.seconds, 3)}
+        if update.epsilon is not None:
+            self._open["train"][clinic]["epsilon"] = round(update.epsilon, 4)
         announce(ClinicTrained(self._open["round"], clinic, update.losses.get("loss", float("nan"))))
 
     def note_evaluation(self, clinic: str, evaluation: Evaluation) -> None:

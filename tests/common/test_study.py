@@ -174,6 +174,11 @@ def test_a_study_starts_from_the_shipped_backbone_where_there_is_one() -> None:
         ({"aggregation": {"robust": "krum"}}, "needs 3 training clinics (2f + 3), and the study names 2"),
         ({"aggregation": {"robust": "trimmed-mean"}}, "trim_fraction = 0.2 of 2 training clinics cuts off none"),
         ({"aggregation": {"optimizer": "fedadam"}}, "step_size = 1.0 with 'fedadam' moves every weight"),
+        ({"privacy": {"mode": "dp-sgd"}}, "does not cover the class sums that loss.alignment_weight > 0 sends"),
+        (
+            {"privacy": {"mode": "dp-sgd", "noise_multiplier": 0.0}, "loss": {"alignment_weight": 0.0}},
+            "without noise there is no privacy",
+        ),
         ({"aggregation": {"alpha": 1.5}}, "aggregation.alpha = 1.5: Input should be less than or equal to 1"),
         (
             {"evaluation": {"prediction_prior": "training"}, "loss": {"classification": "cross-entropy"}},

@@ -10,7 +10,7 @@ _MAX_ADAM_STEP = 0.1
 
 def contradictions(study: "StudyConfig") -> list[str]:
     """One sentence for each pair of settings that cannot be."""
-    return [*_alignment(study), *_prediction(study), *_head_rounds(study), *_server(study)]
+    return [*_alignment(study), *_prediction(study), *_head_rounds(study), *_server(study), *_privacy(study)]
 
 
 def _alignment(study: "StudyConfig") -> list[str]:
@@ -76,3 +76,18 @@ def _server(study: "StudyConfig") -> list[str]:
             f"clinics (2f + 3), and the study names {clinics}"
         ]
     return []
+
+
+def _privacy(study: "StudyConfig") -> list[str]:
+    """DP-SGD covers the update alone: whatever else would be made from training cells must be off."""
+    settings, found = study.privacy, []
+    if settings.mode == "none":
+        return []
+    if study.loss.alignment_weight > 0:
+        found.append(
+            "privacy.mode = 'dp-sgd' does not cover the class sums that loss.alignment_weight > 0 sends without noise, "
+            "nor gradients against them: set loss.alignment_weight = 0"
+        )
+    if settings.noise_multiplier != "auto" and settings.noise_multiplier <= 0:
+        found.append("privacy.noise_multiplier must be above 0, or 'auto': without noise there is no privacy")
+    return found

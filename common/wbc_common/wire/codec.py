@@ -107,6 +107,8 @@ def encode_reply(reply: Reply) -> RecordDict:
         return RecordDict({_SUMS: encode_arrays({"sums": reply.sums, "counts": reply.counts})})
     if isinstance(reply, Update):
         training: dict[str, MetricRecordValues] = {**reply.losses, "cells": reply.num_cells, "seconds": reply.seconds}
+        if reply.epsilon is not None:
+            training["epsilon"] = reply.epsilon
         return RecordDict(
             {
                 _UPDATE: encode_arrays(reply.delta),
@@ -141,13 +143,14 @@ def decode_update(records: RecordDict) -> Update:
     """A clinic's update; MessageError if it is none."""
     only(records, REPLY_RECORDS["train"])
     training = metrics(records, _TRAINING)
-    losses = {name: value for name, value in training.items() if name not in ("cells", "seconds")}
+    losses = {name: value for name, value in training.items() if name not in ("cells", "seconds", "epsilon")}
     return Update(
         delta=decode_arrays(records, _UPDATE),
         class_counts=array(records, _COUNTS, "counts", ndim=1).astype(np.float64),
         losses=losses,
         num_cells=_whole(training.get("cells", 0.0)),
         seconds=training.get("seconds", 0.0),
+        epsilon=training.get("epsilon"),
     )
 
 

@@ -59,13 +59,17 @@ class Description:
 
 @dataclass(frozen=True)
 class Update:
-    """What training changed: `delta` float32 arrays, training `class_counts` [C], mean losses, cells seen, seconds."""
+    """What training changed: `delta` float32 arrays, training `class_counts` [C], mean losses, cells seen, seconds.
+
+    `epsilon` is the privacy budget that the clinic has spent on this plan so far; None without DP-SGD.
+    """
 
     delta: Arrays
     class_counts: NDArray[np.float64]
     losses: dict[str, float]
     num_cells: int
     seconds: float
+    epsilon: float | None = None
 
 
 @dataclass(frozen=True)

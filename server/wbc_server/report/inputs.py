@@ -110,6 +110,14 @@ class Refusal(Record):
     reason: str = ""
 
 
+class PrivacyRecord(Record):
+    """The budget of DP-SGD, and the ε that each training clinic stated last."""
+
+    epsilon: float
+    delta: float
+    spent: dict[str, float] = {}
+
+
 class Metrics(Record):
     """metrics.json."""
 
@@ -128,6 +136,7 @@ class Metrics(Record):
     egress_bytes: dict[str, dict[str, int]] = {}
     refused: tuple[Refusal, ...] = ()
     cautions: tuple[str, ...] = ()
+    privacy: PrivacyRecord | None = None
 
     @model_validator(mode="after")
     def _one_number_of_classes(self) -> Self:
