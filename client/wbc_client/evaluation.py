@@ -21,7 +21,12 @@ def evaluate(model: Network, cells: CellSet, device: torch.device, *, replicates
     The draws depend on the clinic alone, not on model, seed or round: two models measured on the same cells are
     compared on the same draws (paired bootstrap, docs/method.md §5.5).
     """
-    predicted = predict(model, cells.images, device).argmax(dim=1)
+    return count(predict(model, cells.images, device), cells, replicates=replicates, clinic=clinic)
+
+
+def count(logits: torch.Tensor, cells: CellSet, *, replicates: int, clinic: str) -> Evaluation:
+    """The counts of `evaluate` from logits [N, C] of the cells."""
+    predicted = logits.argmax(dim=1)
     exact = cells.exact
     true, guess = cells.labels[exact].numpy(), predicted[exact].numpy()
     num_classes = cells.allowed.shape[1]

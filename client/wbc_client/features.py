@@ -1,10 +1,13 @@
-"""Passing stored cells through a network without training: features, predictions, class sums.
+"""Passing stored cells through a network without training: features, predictions, class and stain sums.
 
 Cells stay uint8 tensors; a batch becomes float on its way into the network, exactly as in training but not augmented.
 """
 
 from collections.abc import Iterator
+from functools import reduce
+from operator import add
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +15,8 @@ from wbc_client.dataset.cell_set import CellSet
 from wbc_client.losses import class_sums
 from wbc_common.appearance import normalise
 from wbc_common.models import Network
+from wbc_common.stain import stain_sums
+from wbc_common.stain_sums import NUM_STATISTICS, StainSums
 from wbc_common.wire import ClassSums
 
 _BATCH = 256
@@ -34,6 +39,12 @@ def sum_features(model: Network, cells: CellSet, device: torch.device) -> ClassS
     features = torch.cat(batches) if batches else torch.empty(0, model.head.in_features)
     sums, counts = class_sums(features, cells.labels, model.head.out_features)
     return ClassSums(sums.numpy(), counts.numpy())
+
+
+def sum_stain(cells: CellSet) -> StainSums:
+    """The stain sums of a clinic's cells: moments of each image's optical density, added up."""
+    parts = [stain_sums(cells.images[start : start + _BATCH].float() / 255) for start in range(0, len(cells), _BATCH)]
+    return reduce(add, parts, StainSums(0, np.zeros(NUM_STATISTICS), np.zeros(NUM_STATISTICS)))
 
 
 def _batches(images: Tensor, device: torch.device) -> Iterator[Tensor]:

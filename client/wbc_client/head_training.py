@@ -18,6 +18,7 @@ from wbc_client.augmentation import augment
 from wbc_client.dataset.cell_set import CellSet
 from wbc_client.losses import Imbalance, imbalance_of, proximal_term
 from wbc_client.training import build_optimizer, learning_rate
+from wbc_client.virtual_stains import VirtualStains
 from wbc_common.appearance import normalise
 from wbc_common.models import Network, is_head, model_arrays
 from wbc_common.seeds import torch_generator
@@ -25,12 +26,21 @@ from wbc_common.study import StudyConfig
 from wbc_common.wire import Update
 
 
-def train_head(model: Network, cells: CellSet, study: StudyConfig, *, clinic: str, round_number: int) -> Update:
+def train_head(
+    model: Network,
+    cells: CellSet,
+    study: StudyConfig,
+    *,
+    clinic: str,
+    round_number: int,
+    stains: VirtualStains | None = None,
+) -> Update:
     """Train the head of a received model on one clinic's training cells.
 
     Args:
         model: the global model, on the device to train on; its head is changed in place.
         cells: training cells, N ≥ 1.
+        stains: those of the federation, for augmentation "federated-stain".
 
     Returns:
         The update, of head rows alone; rates fall by the plan's schedule over the head-only rounds.
@@ -40,12 +50,12 @@ def train_head(model: Network, cells: CellSet, study: StudyConfig, *, clinic: st
     generator = torch_generator(study.seed, "training", clinic, round_number)
     first_round = study.rounds - study.training.head_only_rounds + 1
     rate = learning_rate(study.training, round_number - first_round + 1, study.training.head_only_rounds)
-    losses = _train(model, cells, study, rate, generator)
+    loss = _train(model, cells, study, rate, generator=generator, stains=stains)
     now = model_arrays(model)
     return Update(
         delta={key: now[key] - value for key, value in received.items()},
         class_counts=cells.class_counts(),
-        losses={"loss": losses, "classification": losses},
+        losses={"loss": loss, "classification": loss},
         num_cells=len(cells),
         seconds=time.perf_counter() - started,
     )
@@ -59,7 +69,15 @@ def balanced_draw(cells: CellSet, generator: torch.Generator) -> Tensor:
     return torch.multinomial(weights, len(cells), replacement=True, generator=generator)
 
 
-def _train(model: Network, cells: CellSet, study: StudyConfig, rate: float, generator: torch.Generator) -> float:
+def _train(
+    model: Network,
+    cells: CellSet,
+    study: StudyConfig,
+    rate: float,
+    *,
+    generator: torch.Generator,
+    stains: VirtualStains | None,
+) -> float:
     """Mean classification loss of the last epoch."""
     device = model.head.weight.device
     loss = _balanced_loss(cells.class_counts(), study, device)
@@ -69,7 +87,7 @@ def _train(model: Network, cells: CellSet, study: StudyConfig, rate: float, gene
     for _ in range(study.training.local_epochs):
         losses = []
         for index in torch.split(balanced_draw(cells, generator), study.training.batch_size):
-            images = augment(cells.images[index], study.training.augmentation, generator)
+            images = augment(cells.images[index], study.training.augmentation, generator, stains)
             with torch.no_grad():
                 features = model.features(normalise(images).to(device))
             term = loss(model.head(features), cells.allowed[index].to(device))

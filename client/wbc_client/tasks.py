@@ -10,13 +10,17 @@ import numpy as np
 
 from wbc_client.clinic import Clinic
 from wbc_client.dataset.cell_set import SPLITS, CellSet
-from wbc_client.evaluation import evaluate as evaluate_cells
+from wbc_client.evaluation import count
+from wbc_client.features import sum_stain
 from wbc_client.head_training import train_head
 from wbc_client.privacy_budget import plan_spending, spend
 from wbc_client.private_training import train_privately
+from wbc_client.stain_averaging import predict_over_stains
 from wbc_client.training import train_locally
+from wbc_client.virtual_stains import VirtualStains, virtual_stains
 from wbc_common.errors import DataError, MessageError, PolicyError
 from wbc_common.privacy import check_backbone, check_delta
+from wbc_common.stain_sums import StainSums
 from wbc_common.wire import Arrays, ClassSums, Description, Evaluation, EvaluationSplit, Reply, Task, TaskKind, Update
 
 
@@ -38,6 +42,14 @@ def describe(clinic: Clinic, task: Task) -> Description:
     return Description(clinic.site.clinic, counts)
 
 
+def stain_sums(clinic: Clinic, task: Task) -> StainSums:
+    """Sums of the stain statistics of the training cells."""
+    _check_trains(clinic)
+    if not clinic.study.pools_stain:
+        raise PolicyError("the plan pools no stain sums", remedy="set training.augmentation = 'federated-stain' in it")
+    return sum_stain(_some(clinic.cells.part("train"), "training"))
+
+
 def class_sums(clinic: Clinic, task: Task) -> ClassSums:
     """Sums of features per class of the training cells, under the received model."""
     _check_trains(clinic)
@@ -50,10 +62,16 @@ def train(clinic: Clinic, task: Task) -> Update:
     arrays = _model_of(task)
     if clinic.study.privacy.mode == "dp-sgd":
         return _train_privately(clinic, arrays, task.round_number)
+    stains = _stains_of(clinic, task)
     if clinic.study.trains_head_only(task.round_number):
-        cells = _some(clinic.cells.part("train"), "training")
-        name = clinic.site.clinic
-        return train_head(clinic.model(arrays), cells, clinic.study, clinic=name, round_number=task.round_number)
+        return train_head(
+            clinic.model(arrays),
+            _some(clinic.cells.part("train"), "training"),
+            clinic.study,
+            clinic=clinic.site.clinic,
+            round_number=task.round_number,
+            stains=stains,
+        )
     sums = None if task.totals is None else (clinic.class_sums(arrays), task.totals)
     return train_locally(
         clinic.model(arrays),
@@ -62,6 +80,7 @@ def train(clinic: Clinic, task: Task) -> Update:
         clinic=clinic.site.clinic,
         round_number=task.round_number,
         sums=sums,
+        stains=stains,
     )
 
 
@@ -84,18 +103,23 @@ def _train_privately(clinic: Clinic, arrays: Arrays, round_number: int) -> Updat
 
 def evaluate(clinic: Clinic, task: Task) -> Evaluation:
     """Measure the received model on one split, or on all cells."""
-    limit = clinic.study.evaluation.bootstrap_replicates
-    return evaluate_cells(
+    settings = clinic.study.evaluation
+    cells = _split(clinic.cells, task.split)
+    logits = predict_over_stains(
         clinic.model(_model_of(task)),
-        _split(clinic.cells, task.split),
+        cells.images,
         clinic.device,
-        replicates=min(task.replicates, limit),
+        draws=settings.stain_draws,
         clinic=clinic.site.clinic,
+        stains=_stains_of(clinic, task),
     )
+    replicates = min(task.replicates, settings.bootstrap_replicates)
+    return count(logits, cells, replicates=replicates, clinic=clinic.site.clinic)
 
 
 _PERFORM: Mapping[TaskKind, Callable[[Clinic, Task], Reply]] = {
     "describe": describe,
+    "stain-sums": stain_sums,
     "class-sums": class_sums,
     "train": train,
     "evaluate": evaluate,
@@ -122,6 +146,15 @@ def _model_of(task: Task) -> Arrays:
     if task.model is None:
         raise MessageError(f"task '{task.kind}' came without a model", remedy="run the same version at both sides")
     return task.model
+
+
+def _stains_of(clinic: Clinic, task: Task) -> VirtualStains | None:
+    """The federation's stains that came with a task, where the plan pools them."""
+    if not clinic.study.pools_stain:
+        return None
+    if task.stain is None:
+        raise MessageError(f"task '{task.kind}' came without stain sums", remedy="run the same version at both sides")
+    return virtual_stains(task.stain, clinic.study.training.stain_inflation)
 
 
 def _split(cells: CellSet, split: EvaluationSplit) -> CellSet:

@@ -22,6 +22,7 @@ from wbc_client.losses import (
     imbalance_of,
     proximal_term,
 )
+from wbc_client.virtual_stains import VirtualStains
 from wbc_common.appearance import normalise
 from wbc_common.models import Network, model_arrays
 from wbc_common.seeds import torch_generator
@@ -32,7 +33,14 @@ SumPair = tuple[ClassSums, ClassSums]
 
 
 def train_locally(
-    model: Network, cells: CellSet, study: StudyConfig, *, clinic: str, round_number: int, sums: SumPair | None
+    model: Network,
+    cells: CellSet,
+    study: StudyConfig,
+    *,
+    clinic: str,
+    round_number: int,
+    sums: SumPair | None,
+    stains: VirtualStains | None = None,
 ) -> Update:
     """Train a received model on one clinic's training cells.
 
@@ -40,6 +48,7 @@ def train_locally(
         model: the global model, on the device to train on; changed in place.
         cells: training cells, N ≥ 1.
         sums: class sums (own, total) under the received model; None leaves the alignment term out.
+        stains: those of the federation, for augmentation "federated-stain".
 
     Returns:
         The update: parameters after minus before, the clinic's class counts, and mean loss terms of the last epoch.
@@ -56,7 +65,7 @@ def train_locally(
     for _ in range(study.training.local_epochs):
         terms = [
             _step(model, optimizer, loss, anchor, images=images, allowed=allowed)
-            for images, allowed in _batches(cells, study.training, generator, device)
+            for images, allowed in _batches(cells, study.training, generator, device, stains)
         ]
     return Update(
         delta=_difference(model_arrays(model), received),
@@ -107,13 +116,17 @@ def build_optimizer(model: nn.Module, training: TrainingSettings, rate: float) -
 
 
 def _batches(
-    cells: CellSet, training: TrainingSettings, generator: torch.Generator, device: torch.device
+    cells: CellSet,
+    training: TrainingSettings,
+    generator: torch.Generator,
+    device: torch.device,
+    stains: VirtualStains | None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Augmented, normalised images [B, 3, H, W] and allowed classes bool [B, C], every cell once, in random order."""
     order = torch.randperm(len(cells), generator=generator)
     for start in range(0, len(order), training.batch_size):
         index = order[start : start + training.batch_size]
-        images = augment(cells.images[index], training.augmentation, generator)
+        images = augment(cells.images[index], training.augmentation, generator, stains)
         yield normalise(images).to(device), cells.allowed[index].to(device)
 
 

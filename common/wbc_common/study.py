@@ -111,7 +111,8 @@ class TrainingSettings(Settings):
     learning_rate: float = Field(1e-3, gt=0, le=10)
     weight_decay: float = Field(1e-2, ge=0, le=1)
     schedule: Literal["cosine", "constant"] = "cosine"
-    augmentation: Literal["none", "geometric", "stain"] = "stain"
+    augmentation: Literal["none", "geometric", "stain", "federated-stain"] = "stain"
+    stain_inflation: float = Field(1.75, ge=1, le=10, description="factor on the variance of federated stains")
     head_only_rounds: int = Field(0, ge=0, description="R₂: last rounds that train the head alone, on balanced batches")
 
 
@@ -156,6 +157,11 @@ class StudyConfig(Settings):
     def aligns(self, round_number: int) -> bool:
         """Whether L2 counts in a round: after its warm-up, and while the backbone learns."""
         return self.loss.aligns(round_number, self.rounds) and not self.trains_head_only(round_number)
+
+    @property
+    def pools_stain(self) -> bool:
+        """Whether training clinics tell their stain sums at start."""
+        return self.training.augmentation == "federated-stain"
 
     def role(self, clinic: str) -> Role:
         """The role of a clinic of this study.

@@ -20,6 +20,7 @@ from wbc_server.privacy import check_privacy, privacy_spent
 from wbc_server.report import write_report
 from wbc_server.round_book import RoundBook
 from wbc_server.run_folder import locate_run, write_atomically
+from wbc_server.stain_pool import pool_stain
 from wbc_server.strategy import WbcStrategy
 from wbc_server.summary import egress, summarise
 
@@ -39,15 +40,16 @@ def main(grid: Grid, context: Context) -> None:
     book = RoundBook(folder, study, roster)
     for caution in cautions(study):
         announce(Cautioned(caution))
+    pool = pool_stain(grid, study, roster, folder, _TIMEOUT_SECONDS)
     announce(StudyStarted(book.rounds_done + 1, study.rounds, tuple(roster.nodes)))
-    _run_rounds(grid, WbcStrategy(study, roster, book, _TIMEOUT_SECONDS))
+    _run_rounds(grid, WbcStrategy(study, roster, book, _TIMEOUT_SECONDS, pool.totals))
     selected = book.selected_round
     arrays = for_prediction(book.load_selected(), study, roster.training_counts().sum(axis=0))
-    final, final_bytes = measure(grid, study, roster, arrays, _TIMEOUT_SECONDS)
+    final, final_bytes = measure(grid, study, roster, arrays, _TIMEOUT_SECONDS, pool.totals)
     metrics = summarise(study, roster, book.records, final, selected)
     metrics["privacy"] = privacy_spent(study, book.records)
     metrics["cautions"] = cautions(study)
-    metrics["egress_bytes"] = egress(book.records, roster.described_bytes, final_bytes)
+    metrics["egress_bytes"] = egress(book.records, roster.described_bytes, final_bytes, pool.sent_bytes or {})
     export_model(folder, study, arrays, selected)
     write_draws(folder, final)
     # metrics.json says that the run is finished, so it comes after what it stands for; the report reads it.

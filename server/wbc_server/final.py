@@ -1,8 +1,11 @@
 """The last measurement: the selected model on cells that had no part in training or selection."""
 
+from dataclasses import replace
+
 from flwr.serverapp import Grid
 
 from wbc_common.errors import UpdateRefused, WbcError
+from wbc_common.stain_sums import StainSums
 from wbc_common.study import StudyConfig
 from wbc_common.wire import Arrays, Evaluation, Task, decode_evaluation, num_bytes
 from wbc_server.events import ReplyRefused, announce
@@ -11,7 +14,12 @@ from wbc_server.participation import Roster, content_of, instruct
 
 
 def measure(
-    grid: Grid, study: StudyConfig, roster: Roster, arrays: Arrays, timeout_seconds: float
+    grid: Grid,
+    study: StudyConfig,
+    roster: Roster,
+    arrays: Arrays,
+    timeout_seconds: float,
+    stain: StainSums | None = None,
 ) -> tuple[dict[str, Evaluation], dict[str, int]]:
     """Evaluations by clinic: test cells of training clinics, all cells of held-out clinics, with bootstrap draws.
 
@@ -19,8 +27,8 @@ def measure(
         The evaluations that count, and the size in bytes of each clinic's answer.
     """
     replicates = study.evaluation.bootstrap_replicates
-    test = Task("evaluate", study.hash, study.rounds, arrays, split="test", replicates=replicates)
-    whole = Task("evaluate", study.hash, study.rounds, arrays, split="all", replicates=replicates)
+    test = Task("evaluate", study.hash, study.rounds, arrays, split="test", replicates=replicates, stain=stain)
+    whole = replace(test, split="all")
     messages = [*instruct(test, roster, roster.train), *instruct(whole, roster, roster.held_out)]
     found: dict[str, Evaluation] = {}
     sizes: dict[str, int] = {}

@@ -44,6 +44,11 @@ class RunFolder:
         return self.path / "server-state"
 
     @property
+    def stain(self) -> Path:
+        """Stain sums over the training clinics, where the plan pools them."""
+        return self.path / "stain.json"
+
+    @property
     def metrics(self) -> Path:
         """The figures of the finished study."""
         return self.path / "metrics.json"

@@ -6,6 +6,7 @@ round is committed. A refused or missing reply is named in the round's record an
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import reduce
 from operator import add
 from typing import TypeVar
@@ -16,6 +17,7 @@ from flwr.serverapp.strategy import Strategy
 
 from wbc_common.errors import WbcError
 from wbc_common.models import is_head
+from wbc_common.stain_sums import StainSums
 from wbc_common.study import StudyConfig
 from wbc_common.wire import (
     Arrays,
@@ -44,7 +46,14 @@ Decoded = TypeVar("Decoded")
 class WbcStrategy(Strategy):
     """One study's rounds, continued after the last round of its book."""
 
-    def __init__(self, study: StudyConfig, roster: Roster, book: RoundBook, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        study: StudyConfig,
+        roster: Roster,
+        book: RoundBook,
+        timeout_seconds: float,
+        stain: StainSums | None = None,
+    ) -> None:
         self.study = study
         self.roster = roster
         self.book = book
@@ -52,6 +61,7 @@ class WbcStrategy(Strategy):
         self.weights = plan_weights(roster.training_counts(), study.aggregation)
         self.model: Arrays = {}
         self.state: Arrays = book.load_state()
+        self.stain = stain
         self._rounds_before = book.rounds_done
 
     def configure_train(
@@ -62,10 +72,10 @@ class WbcStrategy(Strategy):
         self.book.open_round(round_number)
         self.model = record_arrays(arrays)
         sums = self._gather_sums(grid, round_number)
-        task = Task("train", self.study.hash, round_number, self.model)
+        task = Task("train", self.study.hash, round_number, self.model, stain=self.stain)
         if len(sums) < 2:
             return instruct(task, self.roster, self.roster.train)
-        aligned = Task("train", self.study.hash, round_number, self.model, totals=reduce(add, sums.values()))
+        aligned = replace(task, totals=reduce(add, sums.values()))
         # A clinic whose sums do not count must not subtract them from the totals: it trains without the term.
         without = [clinic for clinic in self.roster.train if clinic not in sums]
         return [*instruct(aligned, self.roster, list(sums)), *instruct(task, self.roster, without)]
@@ -95,8 +105,8 @@ class WbcStrategy(Strategy):
         if not due:
             return []
         model = for_prediction(self.model, self.study, self.roster.training_counts().sum(axis=0))
-        validate = Task("evaluate", self.study.hash, round_number, model, split="val")
-        measure = Task("evaluate", self.study.hash, round_number, model, split="all")
+        validate = Task("evaluate", self.study.hash, round_number, model, split="val", stain=self.stain)
+        measure = replace(validate, split="all")
         return [
             *instruct(validate, self.roster, self.roster.train),
             *instruct(measure, self.roster, self.roster.held_out),

@@ -158,13 +158,17 @@ def _mean(rate: Rate, evaluations: list[Evaluation]) -> dict[str, float | None] 
 
 
 def egress(
-    records: Sequence[Mapping[str, Any]], described: Mapping[str, int], final: Mapping[str, int]
+    records: Sequence[Mapping[str, Any]],
+    described: Mapping[str, int],
+    final: Mapping[str, int],
+    stain: Mapping[str, int] | None = None,
 ) -> dict[str, dict[str, int]]:
-    """Bytes that arrived from each clinic by kind: the roll, every round, and the final evaluation."""
+    """Bytes that arrived from each clinic by kind: the roll, stain sums, every round, and the final evaluation."""
     total: dict[str, dict[str, int]] = {clinic: {"describe": size} for clinic, size in described.items()}
     rounds = [(clinic, sizes) for record in records for clinic, sizes in record["egress"].items()]
     last = [(clinic, {"evaluation": size}) for clinic, size in final.items()]
-    for clinic, sizes in [*rounds, *last]:
+    pooled = [(clinic, {"stain-sums": size}) for clinic, size in (stain or {}).items()]
+    for clinic, sizes in [*pooled, *rounds, *last]:
         sums = total.setdefault(clinic, {})
         for kind, size in sizes.items():
             sums[kind] = sums.get(kind, 0) + size

@@ -11,6 +11,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from wbc_common.errors import MessageError
+from wbc_common.stain_sums import StainSums
 from wbc_common.wire import (
     ERROR_CODE,
     MESSAGE_TYPES,
@@ -24,6 +25,7 @@ from wbc_common.wire import (
     decode_class_sums,
     decode_description,
     decode_evaluation,
+    decode_stain_sums,
     decode_task,
     decode_update,
     encode_arrays,
@@ -39,8 +41,10 @@ SUMS = ClassSums(np.arange(6, dtype=np.float64).reshape(2, 3), np.array([1.0, 2.
 DESCRIPTION = Description("east", np.arange(6, dtype=np.float64).reshape(3, 2))
 UPDATE = Update(MODEL, np.array([3.0, 1.5]), {"loss": 0.5, "guide": 0.25}, num_cells=5, seconds=1.5)
 EVALUATION = Evaluation(np.eye(2, dtype=np.int64), np.ones((4, 2, 2), dtype=np.int64), np.array([3, 1]))
+STAIN = StainSums(7, np.arange(6, dtype=np.float64), np.arange(6, dtype=np.float64) ** 2)
 REPLIES: dict[str, tuple[Reply, Callable[[RecordDict], Any]]] = {
     "describe": (DESCRIPTION, decode_description),
+    "stain-sums": (STAIN, decode_stain_sums),
     "class-sums": (SUMS, decode_class_sums),
     "train": (UPDATE, decode_update),
     "evaluate": (EVALUATION, decode_evaluation),
@@ -62,7 +66,7 @@ def same(one: Any, other: Any) -> bool:
 TASK = Task("train", "f" * 64, round_number=3, model=MODEL, totals=SUMS, split="test", replicates=20)
 
 
-@pytest.mark.parametrize("task", [TASK, Task("describe", "0"), replace(TASK, totals=None), replace(TASK, split="all")])
+@pytest.mark.parametrize("task", [TASK, Task("describe", "0"), replace(TASK, totals=None), replace(TASK, stain=STAIN)])
 def test_a_task_arrives_as_it_was_sent(task: Task) -> None:
     assert same(decode_task(encode_task(task)), task)
 
@@ -267,6 +271,9 @@ def test_an_array_that_cannot_be_read_is_refused(
     ("kind", "record", "key"),
     [
         ("describe", "counts", "counts"),
+        ("stain-sums", "stain-sums", "images"),
+        ("stain-sums", "stain-sums", "first"),
+        ("stain-sums", "stain-sums", "second"),
         ("class-sums", "class-sums", "sums"),
         ("class-sums", "class-sums", "counts"),
         ("train", "counts", "counts"),
@@ -343,3 +350,13 @@ def test_a_clinic_name_that_is_no_text_is_refused() -> None:
 
 def test_encoding_arrays_keeps_their_order() -> None:
     assert list(encode_arrays({"b": np.zeros(1), "a": np.zeros(1)})) == ["b", "a"]
+
+
+@pytest.mark.parametrize("stain", [replace(STAIN, first=np.zeros(5)), replace(STAIN, second=np.arange(6))])
+def test_stain_sums_of_another_shape_or_type_are_refused(stain: StainSums) -> None:
+    refused(decode_stain_sums, encode_reply(stain))
+
+
+def test_an_update_carries_the_privacy_budget_that_was_spent() -> None:
+    private = replace(UPDATE, losses={}, epsilon=2.5)
+    assert same(decode_update(encode_reply(private)), private)

@@ -88,6 +88,11 @@ def _privacy(study: "StudyConfig") -> list[str]:
             "privacy.mode = 'dp-sgd' does not cover the class sums that loss.alignment_weight > 0 sends without noise, "
             "nor gradients against them: set loss.alignment_weight = 0"
         )
+    if study.pools_stain:
+        found.append(
+            "privacy.mode = 'dp-sgd' does not cover the stain sums that training.augmentation = 'federated-stain' "
+            "sends without noise: use 'stain'"
+        )
     if settings.noise_multiplier != "auto" and settings.noise_multiplier <= 0:
         found.append("privacy.noise_multiplier must be above 0, or 'auto': without noise there is no privacy")
     return found

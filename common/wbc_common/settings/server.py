@@ -41,6 +41,7 @@ class EvaluationSettings(Settings):
         prediction_prior: what predictions assume about the case mix: `balanced` (plain logits, what macro-F1 rewards),
             `training` (the training federation's own mix), or class → share of a known one.
         prediction_tau: strength of that prior, between balanced (0) and prevalence-weighted (1) prediction.
+        stain_draws: evaluate on this many virtual stains of each image beside itself and average the probabilities.
     """
 
     every_rounds: int = Field(1, ge=1)
@@ -48,3 +49,4 @@ class EvaluationSettings(Settings):
     bootstrap_replicates: int = Field(500, ge=0, le=10_000)
     prediction_prior: Literal["balanced", "training"] | dict[str, float] = "balanced"
     prediction_tau: float = Field(1.0, ge=0, le=10)
+    stain_draws: int = Field(0, ge=0, le=64)

@@ -10,6 +10,8 @@ from typing import get_args
 import numpy as np
 from flwr.app import ConfigRecord, ConfigRecordValues, Error, MetricRecord, MetricRecordValues, RecordDict
 
+from wbc_common.stain_sums import StainSums
+from wbc_common.wire.measures import decode_stain, encode_stain
 from wbc_common.wire.messages import (
     ClassSums,
     Description,
@@ -35,13 +37,15 @@ from wbc_common.wire.records import (
 # Flower's message types, by task. Actions must be Python identifiers.
 MESSAGE_TYPES: Mapping[TaskKind, str] = {
     "describe": "query.describe",
+    "stain-sums": "query.stain_sums",
     "class-sums": "query.class_sums",
     "train": "train",
     "evaluate": "evaluate",
 }
 ERROR_CODE = 1000
 
-_TASK, _MODEL, _TOTALS = "task", "model", "class-sum-totals"
+_TASK, _MODEL, _TOTALS, _STAIN_TOTALS = "task", "model", "class-sum-totals", "stain-sum-totals"
+_STAIN = "stain-sums"
 _CLINIC, _COUNTS, _SUMS, _UPDATE, _TRAINING, _CONFUSION = (
     "clinic",
     "counts",
@@ -52,6 +56,7 @@ _CLINIC, _COUNTS, _SUMS, _UPDATE, _TRAINING, _CONFUSION = (
 )
 REPLY_RECORDS: Mapping[TaskKind, frozenset[str]] = {
     "describe": frozenset({_CLINIC, _COUNTS}),
+    "stain-sums": frozenset({_STAIN}),
     "class-sums": frozenset({_SUMS}),
     "train": frozenset({_UPDATE, _COUNTS, _TRAINING}),
     "evaluate": frozenset({_CONFUSION}),
@@ -72,6 +77,8 @@ def encode_task(task: Task) -> RecordDict:
         records[_MODEL] = encode_arrays(task.model)
     if task.totals is not None:
         records[_TOTALS] = encode_arrays({"sums": task.totals.sums, "counts": task.totals.counts})
+    if task.stain is not None:
+        records[_STAIN_TOTALS] = encode_stain(task.stain)
     return records
 
 
@@ -85,7 +92,7 @@ def decode_task(records: RecordDict) -> Task:
     kind, split = values.get("kind"), values.get("split")
     if kind not in get_args(TaskKind) or split not in get_args(EvaluationSplit):
         raise wrong(f"task kind {kind!r} with split {split!r}", "a kind and split of this version")
-    only(records, {_TASK, _MODEL, _TOTALS})
+    only(records, {_TASK, _MODEL, _TOTALS, _STAIN_TOTALS})
     return Task(
         kind=kind,  # type: ignore[arg-type]
         study_hash=str(values.get("study-hash")),
@@ -94,6 +101,7 @@ def decode_task(records: RecordDict) -> Task:
         totals=_decode_sums(records, _TOTALS) if _TOTALS in records else None,
         split=split,  # type: ignore[arg-type]
         replicates=integer(values, "replicates"),
+        stain=decode_stain(records, _STAIN_TOTALS) if _STAIN_TOTALS in records else None,
     )
 
 
@@ -103,6 +111,8 @@ def encode_reply(reply: Reply) -> RecordDict:
         return RecordDict(
             {_CLINIC: ConfigRecord({"clinic": reply.clinic}), _COUNTS: encode_arrays({"counts": reply.class_counts})}
         )
+    if isinstance(reply, StainSums):
+        return RecordDict({_STAIN: encode_stain(reply)})
     if isinstance(reply, ClassSums):
         return RecordDict({_SUMS: encode_arrays({"sums": reply.sums, "counts": reply.counts})})
     if isinstance(reply, Update):
@@ -131,6 +141,12 @@ def decode_description(records: RecordDict) -> Description:
     if not isinstance(clinic, str):
         raise wrong("a clinic name that is no text", "a name")
     return Description(clinic, array(records, _COUNTS, "counts", ndim=2).astype(np.float64))
+
+
+def decode_stain_sums(records: RecordDict) -> StainSums:
+    """A clinic's stain sums; MessageError if they are none."""
+    only(records, REPLY_RECORDS["stain-sums"])
+    return decode_stain(records, _STAIN)
 
 
 def decode_class_sums(records: RecordDict) -> ClassSums:

@@ -1,7 +1,7 @@
 """What coordinator and clinic say to each other, as plain data.
 
-One task goes to a clinic (`Task`); one of four replies comes back: `Description`, `ClassSums`, `Update` or
-`Evaluation`. All of a reply is sums and counts, so that it adds over clinics.
+One task goes to a clinic (`Task`); one of five replies comes back: `Description`, `StainSums`, `ClassSums`,
+`Update` or `Evaluation`. All of a reply is sums and counts, so that it adds over clinics.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-TaskKind = Literal["describe", "class-sums", "train", "evaluate"]
+from wbc_common.stain_sums import StainSums
+
+TaskKind = Literal["describe", "stain-sums", "class-sums", "train", "evaluate"]
 EvaluationSplit = Literal["val", "test", "all"]
 Arrays = dict[str, np.ndarray]
 
@@ -38,6 +40,7 @@ class Task:
         totals: class sums over all training clinics; None while the alignment term is off.
         split: which cells to evaluate.
         replicates: bootstrap draws wanted with an evaluation.
+        stain: stain sums over all training clinics; None where the plan does not pool them.
     """
 
     kind: TaskKind
@@ -47,6 +50,7 @@ class Task:
     totals: ClassSums | None = None
     split: EvaluationSplit = "val"
     replicates: int = 0
+    stain: StainSums | None = None
 
 
 @dataclass(frozen=True)
@@ -87,4 +91,4 @@ class Evaluation:
     coarse: NDArray[np.int64]
 
 
-Reply = Description | ClassSums | Update | Evaluation
+Reply = Description | StainSums | ClassSums | Update | Evaluation

@@ -94,5 +94,5 @@ def _held_out_senders(metrics: Metrics) -> list[str]:
     return sorted(
         name
         for name in held_out
-        if any(metrics.egress_bytes.get(name, {}).get(kind, 0) for kind in ("class-sums", "update"))
+        if any(metrics.egress_bytes.get(name, {}).get(kind, 0) for kind in ("stain-sums", "class-sums", "update"))
     )

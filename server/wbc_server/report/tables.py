@@ -20,6 +20,7 @@ from wbc_server.report.words import count, counted, rate, readable, share, size
 SHADE_ENDS = (0.02, 0.05, 0.10, 0.20, 0.35, 0.50, 0.70, 0.90, 1.0)
 EGRESS_KINDS = {
     "describe": ("describe", "cells per class and split"),
+    "stain-sums": ("stain sums", "moments of optical density"),
     "class-sums": ("class sums", "sums of feature vectors per class"),
     "update": ("update", "changes of the model's weights"),
     "evaluation": ("evaluation", "confusion matrices"),
