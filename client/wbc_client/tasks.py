@@ -5,9 +5,12 @@ neither trains nor contributes sums.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
+from torch import Tensor
 
+from wbc_client.calibration import correct_prior_shift, count_calibration
 from wbc_client.clinic import Clinic
 from wbc_client.dataset.cell_set import SPLITS, CellSet
 from wbc_client.evaluation import count
@@ -18,10 +21,22 @@ from wbc_client.private_training import train_privately
 from wbc_client.stain_averaging import predict_over_stains
 from wbc_client.training import train_locally
 from wbc_client.virtual_stains import VirtualStains, virtual_stains
+from wbc_common.confusion import confusion_matrix
 from wbc_common.errors import DataError, MessageError, PolicyError
 from wbc_common.privacy import check_backbone, check_delta
 from wbc_common.stain_sums import StainSums
-from wbc_common.wire import Arrays, ClassSums, Description, Evaluation, EvaluationSplit, Reply, Task, TaskKind, Update
+from wbc_common.wire import (
+    Arrays,
+    CalibrationRequest,
+    ClassSums,
+    Description,
+    Evaluation,
+    EvaluationSplit,
+    Reply,
+    Task,
+    TaskKind,
+    Update,
+)
 
 
 def perform(clinic: Clinic, task: Task) -> Reply:
@@ -114,7 +129,23 @@ def evaluate(clinic: Clinic, task: Task) -> Evaluation:
         stains=_stains_of(clinic, task),
     )
     replicates = min(task.replicates, settings.bootstrap_replicates)
-    return count(logits, cells, replicates=replicates, clinic=clinic.site.clinic)
+    found = count(logits, cells, replicates=replicates, clinic=clinic.site.clinic)
+    if task.calibration is None or not settings.calibration:
+        return found
+    return _with_calibration(found, logits, cells, task.calibration)
+
+
+def _with_calibration(found: Evaluation, logits: Tensor, cells: CellSet, wish: CalibrationRequest) -> Evaluation:
+    """Counts in bins of the exact cells; the case mix behind `shifted` is estimated from all cells, without labels."""
+    if wish.source_prior.shape != (logits.shape[1],):
+        raise MessageError("a source prior of another number of classes", remedy="run the same version at both sides")
+    exact = cells.exact
+    true, corrected = cells.labels[exact].numpy(), correct_prior_shift(logits, wish.source_prior)[exact].numpy()
+    return replace(
+        found,
+        calibration=count_calibration(logits[exact], cells.labels[exact], wish.temperature),
+        shifted=confusion_matrix(true, corrected, logits.shape[1]),
+    )
 
 
 _PERFORM: Mapping[TaskKind, Callable[[Clinic, Task], Reply]] = {

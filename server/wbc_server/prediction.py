@@ -58,3 +58,21 @@ def target_prior(study: StudyConfig, class_counts: NDArray[np.float64]) -> NDArr
         cells = shares / shares.sum() * class_counts.sum()
     smoothed: NDArray[np.float64] = (cells + study.loss.kappa / len(cells)) / (cells.sum() + study.loss.kappa)
     return smoothed
+
+
+def source_prior(study: StudyConfig, class_counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The case mix [C] that the exported model's posteriors assume, for the prior-shift correction on site.
+
+    Logit-adjusted training leaves posteriors under equal shares, which `prediction_prior` then tilts; other losses
+    leave those of the training federation.
+    """
+    num_classes = len(class_counts)
+    if study.loss.classification != "logit-adjusted" or study.loss.tau == 0:
+        smoothed: NDArray[np.float64] = (class_counts + study.loss.kappa / num_classes) / (
+            class_counts.sum() + study.loss.kappa
+        )
+        return smoothed
+    if study.evaluation.prediction_prior == "balanced":
+        return np.full(num_classes, 1 / num_classes)
+    tilted: NDArray[np.float64] = target_prior(study, class_counts) ** study.evaluation.prediction_tau
+    return np.asarray(tilted / tilted.sum())

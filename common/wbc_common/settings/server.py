@@ -42,6 +42,8 @@ class EvaluationSettings(Settings):
             `training` (the training federation's own mix), or class → share of a known one.
         prediction_tau: strength of that prior, between balanced (0) and prevalence-weighted (1) prediction.
         stain_draws: evaluate on this many virtual stains of each image beside itself and average the probabilities.
+        calibration: let clinics send counts in shared bins of probability at the end (docs/method.md §5.4).
+        coverage: of conformal sets, aimed at on the training clinics' validation cells.
     """
 
     every_rounds: int = Field(1, ge=1)
@@ -50,3 +52,5 @@ class EvaluationSettings(Settings):
     prediction_prior: Literal["balanced", "training"] | dict[str, float] = "balanced"
     prediction_tau: float = Field(1.0, ge=0, le=10)
     stain_draws: int = Field(0, ge=0, le=64)
+    calibration: bool = True
+    coverage: float = Field(0.9, gt=0, lt=1)

@@ -7,6 +7,7 @@
 from wbc_common.wire.codec import (
     ERROR_CODE,
     MESSAGE_TYPES,
+    OPTIONAL_RECORDS,
     REPLY_RECORDS,
     decode_class_sums,
     decode_description,
@@ -21,6 +22,7 @@ from wbc_common.wire.codec import (
 )
 from wbc_common.wire.messages import (
     Arrays,
+    CalibrationRequest,
     ClassSums,
     Description,
     Evaluation,
@@ -35,8 +37,10 @@ from wbc_common.wire.records import encode_arrays, record_arrays
 __all__ = [
     "ERROR_CODE",
     "MESSAGE_TYPES",
+    "OPTIONAL_RECORDS",
     "REPLY_RECORDS",
     "Arrays",
+    "CalibrationRequest",
     "ClassSums",
     "Description",
     "Evaluation",

@@ -11,7 +11,14 @@ import numpy as np
 from flwr.app import ConfigRecord, ConfigRecordValues, Error, MetricRecord, MetricRecordValues, RecordDict
 
 from wbc_common.stain_sums import StainSums
-from wbc_common.wire.measures import decode_stain, encode_stain
+from wbc_common.wire.measures import (
+    decode_calibration,
+    decode_request,
+    decode_stain,
+    encode_calibration,
+    encode_request,
+    encode_stain,
+)
 from wbc_common.wire.messages import (
     ClassSums,
     Description,
@@ -45,7 +52,7 @@ MESSAGE_TYPES: Mapping[TaskKind, str] = {
 ERROR_CODE = 1000
 
 _TASK, _MODEL, _TOTALS, _STAIN_TOTALS = "task", "model", "class-sum-totals", "stain-sum-totals"
-_STAIN = "stain-sums"
+_STAIN, _WISH, _CALIBRATION, _SHIFTED = "stain-sums", "calibration-request", "calibration", "shifted"
 _CLINIC, _COUNTS, _SUMS, _UPDATE, _TRAINING, _CONFUSION = (
     "clinic",
     "counts",
@@ -61,6 +68,9 @@ REPLY_RECORDS: Mapping[TaskKind, frozenset[str]] = {
     "train": frozenset({_UPDATE, _COUNTS, _TRAINING}),
     "evaluate": frozenset({_CONFUSION}),
 }
+
+# What an evaluation may hold beside these: calibration counts where they were asked for.
+OPTIONAL_RECORDS: Mapping[TaskKind, frozenset[str]] = {"evaluate": frozenset({_CALIBRATION, _SHIFTED})}
 
 
 def encode_task(task: Task) -> RecordDict:
@@ -79,6 +89,8 @@ def encode_task(task: Task) -> RecordDict:
         records[_TOTALS] = encode_arrays({"sums": task.totals.sums, "counts": task.totals.counts})
     if task.stain is not None:
         records[_STAIN_TOTALS] = encode_stain(task.stain)
+    if task.calibration is not None:
+        records[_WISH] = encode_request(task.calibration)
     return records
 
 
@@ -92,7 +104,7 @@ def decode_task(records: RecordDict) -> Task:
     kind, split = values.get("kind"), values.get("split")
     if kind not in get_args(TaskKind) or split not in get_args(EvaluationSplit):
         raise wrong(f"task kind {kind!r} with split {split!r}", "a kind and split of this version")
-    only(records, {_TASK, _MODEL, _TOTALS, _STAIN_TOTALS})
+    only(records, {_TASK, _MODEL, _TOTALS, _STAIN_TOTALS, _WISH})
     return Task(
         kind=kind,  # type: ignore[arg-type]
         study_hash=str(values.get("study-hash")),
@@ -102,6 +114,7 @@ def decode_task(records: RecordDict) -> Task:
         split=split,  # type: ignore[arg-type]
         replicates=integer(values, "replicates"),
         stain=decode_stain(records, _STAIN_TOTALS) if _STAIN_TOTALS in records else None,
+        calibration=decode_request(records, _WISH) if _WISH in records else None,
     )
 
 
@@ -126,12 +139,21 @@ def encode_reply(reply: Reply) -> RecordDict:
                 _TRAINING: MetricRecord(training),
             }
         )
+    return _encode_evaluation(reply)
+
+
+def _encode_evaluation(evaluation: Evaluation) -> RecordDict:
     arrays: dict[str, np.ndarray] = {
-        "confusion": reply.confusion,
-        "replicates": reply.replicates.astype(np.int32),
-        "coarse": reply.coarse,
+        "confusion": evaluation.confusion,
+        "replicates": evaluation.replicates.astype(np.int32),
+        "coarse": evaluation.coarse,
     }
-    return RecordDict({_CONFUSION: encode_arrays(arrays)})
+    records = RecordDict({_CONFUSION: encode_arrays(arrays)})
+    if evaluation.calibration is not None:
+        records[_CALIBRATION] = encode_calibration(evaluation.calibration)
+    if evaluation.shifted is not None:
+        records[_SHIFTED] = encode_arrays({"confusion": evaluation.shifted})
+    return records
 
 
 def decode_description(records: RecordDict) -> Description:
@@ -172,11 +194,13 @@ def decode_update(records: RecordDict) -> Update:
 
 def decode_evaluation(records: RecordDict) -> Evaluation:
     """A clinic's evaluation; MessageError if it is none."""
-    only(records, REPLY_RECORDS["evaluate"])
+    only(records, REPLY_RECORDS["evaluate"] | OPTIONAL_RECORDS["evaluate"])
     return Evaluation(
         confusion=integers(records, _CONFUSION, "confusion", ndim=2),
         replicates=integers(records, _CONFUSION, "replicates", ndim=3),
         coarse=integers(records, _CONFUSION, "coarse", ndim=1),
+        calibration=decode_calibration(records, _CALIBRATION) if _CALIBRATION in records else None,
+        shifted=integers(records, _SHIFTED, "confusion", ndim=2) if _SHIFTED in records else None,
     )
 
 

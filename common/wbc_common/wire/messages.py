@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from wbc_common.calibration import CalibrationCounts
 from wbc_common.stain_sums import StainSums
 
 TaskKind = Literal["describe", "stain-sums", "class-sums", "train", "evaluate"]
@@ -29,6 +30,19 @@ class ClassSums:
 
 
 @dataclass(frozen=True)
+class CalibrationRequest:
+    """What an evaluation shall count beside the confusion matrix.
+
+    Attributes:
+        temperature: at which bins are counted, beside 1.
+        source_prior: the case mix float64 [C] that the model's posteriors assume.
+    """
+
+    temperature: float
+    source_prior: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class Task:
     """What the coordinator asks of a clinic.
 
@@ -41,6 +55,7 @@ class Task:
         split: which cells to evaluate.
         replicates: bootstrap draws wanted with an evaluation.
         stain: stain sums over all training clinics; None where the plan does not pool them.
+        calibration: counts of calibration wanted with an evaluation; None for none.
     """
 
     kind: TaskKind
@@ -51,6 +66,7 @@ class Task:
     split: EvaluationSplit = "val"
     replicates: int = 0
     stain: StainSums | None = None
+    calibration: CalibrationRequest | None = None
 
 
 @dataclass(frozen=True)
@@ -84,11 +100,15 @@ class Evaluation:
         confusion: int64 [C, C], rows true, columns predicted, of cells with an exact label.
         replicates: int64 [R, C, C], the same for bootstrap draws of patients; R may be 0.
         coarse: int64 [2], cells with a coarse label, and those predicted into a class that the label allows.
+        calibration: counts in shared bins, where they were asked for.
+        shifted: int64 [C, C], the confusion matrix after the prior-shift correction on site, with `calibration`.
     """
 
     confusion: NDArray[np.int64]
     replicates: NDArray[np.int64]
     coarse: NDArray[np.int64]
+    calibration: CalibrationCounts | None = None
+    shifted: NDArray[np.int64] | None = None
 
 
 Reply = Description | StainSums | ClassSums | Update | Evaluation
