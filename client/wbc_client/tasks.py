@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from wbc_client.calibration import correct_prior_shift, count_calibration
@@ -16,6 +17,7 @@ from wbc_client.dataset.cell_set import SPLITS, CellSet
 from wbc_client.evaluation import count
 from wbc_client.features import sum_stain
 from wbc_client.head_training import train_head
+from wbc_client.personal import fit_head, keep_head
 from wbc_client.privacy_budget import plan_spending, spend
 from wbc_client.private_training import train_privately
 from wbc_client.stain_averaging import predict_over_stains
@@ -130,9 +132,21 @@ def evaluate(clinic: Clinic, task: Task) -> Evaluation:
     )
     replicates = min(task.replicates, settings.bootstrap_replicates)
     found = count(logits, cells, replicates=replicates, clinic=clinic.site.clinic)
+    if task.split == "test" and clinic.site.clinic in clinic.study.personal.clinics:
+        found = replace(found, personal=_measure_personal_head(clinic, task, cells))
     if task.calibration is None or not settings.calibration:
         return found
     return _with_calibration(found, logits, cells, task.calibration)
+
+
+def _measure_personal_head(clinic: Clinic, task: Task, cells: CellSet) -> NDArray[np.int64]:
+    """Fit this clinic's own head, keep it here, and count its confusions on the cells."""
+    model, stains, name = clinic.model(_model_of(task)), _stains_of(clinic, task), clinic.site.clinic
+    fit_head(model, _some(clinic.cells.part("train"), "training"), clinic.study, clinic=name, stains=stains)
+    keep_head(model, clinic.site.state_dir, clinic.study)
+    draws = clinic.study.evaluation.stain_draws
+    logits = predict_over_stains(model, cells.images, clinic.device, draws=draws, clinic=name, stains=stains)
+    return count(logits, cells, replicates=0, clinic=name).confusion
 
 
 def _with_calibration(found: Evaluation, logits: Tensor, cells: CellSet, wish: CalibrationRequest) -> Evaluation:

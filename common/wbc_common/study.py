@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from wbc_common.cells import REGISTRIES, Registry, registry
 from wbc_common.errors import SettingError
 from wbc_common.settings.loss import LossSettings
+from wbc_common.settings.personal import PersonalSettings
 from wbc_common.settings.privacy import PrivacySettings
 from wbc_common.settings.reading import Settings, read_toml, validated
 from wbc_common.settings.rules import contradictions
@@ -29,6 +30,7 @@ __all__ = [
     "ImageSettings",
     "LossSettings",
     "ModelSettings",
+    "PersonalSettings",
     "PrivacySettings",
     "Role",
     "Settings",
@@ -131,6 +133,7 @@ class StudyConfig(Settings):
     aggregation: AggregationSettings = AggregationSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     privacy: PrivacySettings = PrivacySettings()
+    personal: PersonalSettings = PersonalSettings()
 
     @model_validator(mode="after")
     def _nothing_contradicts(self) -> Self:

@@ -17,7 +17,7 @@ from wbc_common.study import StudyConfig
 from wbc_common.wire import Arrays, CalibrationRequest, Evaluation, Task, decode_evaluation, num_bytes
 from wbc_server.calibration_gate import check_calibration
 from wbc_server.events import ReplyRefused, announce
-from wbc_server.gate import check_evaluation
+from wbc_server.gate import check_evaluation, check_personal
 from wbc_server.participation import Roster, content_of, instruct
 from wbc_server.prediction import source_prior
 
@@ -119,6 +119,7 @@ def _checked(evaluation: Evaluation, task: Task, roster: Roster, clinic: str) ->
             f"{len(evaluation.replicates)} bootstrap draws, expected {task.replicates}",
             remedy="check that the clinic runs the approved plan and the same wbc-fl version as the coordinator",
         )
+    check_personal(evaluation)
     if task.calibration is not None:
         check_calibration(evaluation)
     return evaluation

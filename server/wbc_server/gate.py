@@ -11,6 +11,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from wbc_common.confusion import support
 from wbc_common.errors import UpdateRefused
 from wbc_common.stain_sums import StainSums
 from wbc_common.study import AggregationSettings
@@ -95,6 +96,19 @@ def check_evaluation(evaluation: Evaluation, num_expected_cells: float, *, num_c
         _refuse(f"bootstrap draws {draws.shape} are no counts [R, {num_classes}, {num_classes}]", _SAME_STUDY)
     if coarse.shape != (2,) or not 0 <= coarse[1] <= coarse[0] <= num_expected_cells + _HALF_A_CELL:
         _refuse(f"coarse cells {coarse.tolist()} are not [cells, right among them]", _SAME_STUDY)
+
+
+def check_personal(evaluation: Evaluation) -> None:
+    """Refuse a personal head's confusion matrix that is not of the cells that the global model was measured on.
+
+    Raises:
+        UpdateRefused: it is negative, or its rows hold other cells.
+    """
+    personal, confusion = evaluation.personal, evaluation.confusion
+    if personal is None:
+        return
+    if personal.shape != confusion.shape or (personal < 0).any() or (support(personal) != support(confusion)).any():
+        _refuse("the personal head's confusion matrix is of other cells than the model's", _SAME_STUDY)
 
 
 def check_class_sums(

@@ -119,8 +119,18 @@ def _figures(study: StudyConfig, evaluation: Evaluation, rates: Mapping[str, Rat
         "classes_present": int((support(confusion) > 0).sum()),
         "coarse_cells": int(evaluation.coarse[0]),
         "coarse_right": int(evaluation.coarse[1]),
+        "personal": _personal(evaluation),
         "per_class": [_class_figures(name, confusion, row) for row, name in enumerate(study.classes.classes)],
     }
+
+
+def _personal(evaluation: Evaluation) -> dict[str, Any] | None:
+    """The clinic's personal head on the same cells, beside the global one; None where it has none."""
+    if evaluation.personal is None:
+        return None
+    rates = {"macro_f1": macro_f1, "balanced_accuracy": balanced_accuracy, "accuracy": accuracy}
+    figures = {name: _finite(float(rate(evaluation.personal))) for name, rate in rates.items()}
+    return {"confusion": evaluation.personal.tolist(), **figures}
 
 
 def _class_figures(name: str, confusion: NDArray[np.int64], row: int) -> dict[str, Any]:

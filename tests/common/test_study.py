@@ -179,6 +179,15 @@ def test_a_study_starts_from_the_shipped_backbone_where_there_is_one() -> None:
             {"privacy": {"mode": "dp-sgd", "noise_multiplier": 0.0}, "loss": {"alignment_weight": 0.0}},
             "without noise there is no privacy",
         ),
+        ({"personal": {"clinics": ["c"]}}, "clinics that do not train: c"),
+        (
+            {
+                "personal": {"clinics": ["a"]},
+                "privacy": {"mode": "dp-sgd"},
+                "loss": {"alignment_weight": 0.0},
+            },
+            "does not cover a personal head",
+        ),
         ({"aggregation": {"alpha": 1.5}}, "aggregation.alpha = 1.5: Input should be less than or equal to 1"),
         (
             {"evaluation": {"prediction_prior": "training"}, "loss": {"classification": "cross-entropy"}},

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
+from wbc_common.calibration import CalibrationCounts
 from wbc_common.errors import MessageError
 from wbc_common.stain_sums import StainSums
 from wbc_common.wire import (
     ERROR_CODE,
     MESSAGE_TYPES,
+    OPTIONAL_RECORDS,
     REPLY_RECORDS,
+    CalibrationRequest,
     ClassSums,
     Description,
     Evaluation,
@@ -360,3 +363,20 @@ def test_stain_sums_of_another_shape_or_type_are_refused(stain: StainSums) -> No
 def test_an_update_carries_the_privacy_budget_that_was_spent() -> None:
     private = replace(UPDATE, losses={}, epsilon=2.5)
     assert same(decode_update(encode_reply(private)), private)
+
+
+def test_calibration_counts_and_further_matrices_arrive_as_they_were_sent() -> None:
+    table, row = np.arange(8).reshape(2, 2, 2), np.arange(4).reshape(2, 2)
+    counts = CalibrationCounts(np.ones(3), np.ones(3) / 3, table, table + 1, table / 7, row, row + 1)
+    rich = replace(EVALUATION, calibration=counts, shifted=row, personal=row + 5)
+    records = encode_reply(rich)
+    assert set(records) == REPLY_RECORDS["evaluate"] | OPTIONAL_RECORDS["evaluate"]
+    assert same(decode_evaluation(records), rich)
+    task = replace(TASK, kind="evaluate", calibration=CalibrationRequest(1.5, np.array([0.25, 0.75])))
+    assert same(decode_task(encode_task(task)), task)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, np.nan, np.inf])
+def test_a_temperature_that_is_none_is_refused(temperature: float) -> None:
+    task = replace(TASK, calibration=CalibrationRequest(temperature, np.ones(2)))
+    refused(decode_task, encode_task(task))

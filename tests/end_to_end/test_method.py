@@ -24,6 +24,7 @@ def rich_experiment() -> Experiment:
         loss={"classification": "focal", "alignment_min_cells": 2, "alignment_warmup": 0.0},
         aggregation={"rule": "uniform", "optimizer": "fedadam", "step_size": 0.01},
         evaluation={"bootstrap_replicates": 20, "selection": "average", "stain_draws": 1},
+        personal={"clinics": ["north"], "epochs": 2},
     )
 
 
@@ -81,6 +82,19 @@ def test_a_resumed_study_with_server_state_and_stain_keeps_its_bits(
     ours, expected = load_file(run.model), load_file(rich_run.model)
     assert all(np.array_equal(ours[key], value) for key, value in expected.items())
     assert run.read_metrics()["held_out"] == rich_run.read_metrics()["held_out"]
+
+
+@pytest.mark.slow
+def test_a_personal_head_is_measured_beside_the_global_one_and_stays(rich_run: RunFolder) -> None:
+    found = rich_run.read_metrics()["in_domain"]
+    assert found["east"]["personal"] is None
+    assert (
+        np.sum(found["north"]["personal"]["confusion"], axis=1).tolist()
+        == np.sum(found["north"]["confusion"], axis=1).tolist()
+    )
+    assert (rich_run.path / "sites" / "north" / "personal-head.safetensors").exists()
+    assert not (rich_run.path / "sites" / "east" / "personal-head.safetensors").exists()
+    assert "north keeps a head of its own, which never left" in rich_run.report.read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

@@ -10,7 +10,14 @@ _MAX_ADAM_STEP = 0.1
 
 def contradictions(study: "StudyConfig") -> list[str]:
     """One sentence for each pair of settings that cannot be."""
-    return [*_alignment(study), *_prediction(study), *_head_rounds(study), *_server(study), *_privacy(study)]
+    return [
+        *_alignment(study),
+        *_prediction(study),
+        *_head_rounds(study),
+        *_server(study),
+        *_privacy(study),
+        *_personal(study),
+    ]
 
 
 def _alignment(study: "StudyConfig") -> list[str]:
@@ -95,4 +102,17 @@ def _privacy(study: "StudyConfig") -> list[str]:
         )
     if settings.noise_multiplier != "auto" and settings.noise_multiplier <= 0:
         found.append("privacy.noise_multiplier must be above 0, or 'auto': without noise there is no privacy")
+    return found
+
+
+def _personal(study: "StudyConfig") -> list[str]:
+    strangers = sorted(set(study.personal.clinics) - set(study.clinics.train))
+    found = []
+    if strangers:
+        found.append(f"personal.clinics names clinics that do not train: {', '.join(strangers)}")
+    if study.personal.clinics and study.privacy.mode != "none":
+        found.append(
+            "privacy.mode = 'dp-sgd' does not cover a personal head, which is trained without noise and whose counts "
+            "leave: set personal.clinics = []"
+        )
     return found

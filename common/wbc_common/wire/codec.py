@@ -52,7 +52,8 @@ MESSAGE_TYPES: Mapping[TaskKind, str] = {
 ERROR_CODE = 1000
 
 _TASK, _MODEL, _TOTALS, _STAIN_TOTALS = "task", "model", "class-sum-totals", "stain-sum-totals"
-_STAIN, _WISH, _CALIBRATION, _SHIFTED = "stain-sums", "calibration-request", "calibration", "shifted"
+_STAIN, _WISH, _CALIBRATION = "stain-sums", "calibration-request", "calibration"
+_SHIFTED, _PERSONAL = "shifted", "personal"
 _CLINIC, _COUNTS, _SUMS, _UPDATE, _TRAINING, _CONFUSION = (
     "clinic",
     "counts",
@@ -69,8 +70,8 @@ REPLY_RECORDS: Mapping[TaskKind, frozenset[str]] = {
     "evaluate": frozenset({_CONFUSION}),
 }
 
-# What an evaluation may hold beside these: calibration counts where they were asked for.
-OPTIONAL_RECORDS: Mapping[TaskKind, frozenset[str]] = {"evaluate": frozenset({_CALIBRATION, _SHIFTED})}
+# What an evaluation may hold beside these, where it was asked for or the plan says so.
+OPTIONAL_RECORDS: Mapping[TaskKind, frozenset[str]] = {"evaluate": frozenset({_CALIBRATION, _SHIFTED, _PERSONAL})}
 
 
 def encode_task(task: Task) -> RecordDict:
@@ -151,8 +152,9 @@ def _encode_evaluation(evaluation: Evaluation) -> RecordDict:
     records = RecordDict({_CONFUSION: encode_arrays(arrays)})
     if evaluation.calibration is not None:
         records[_CALIBRATION] = encode_calibration(evaluation.calibration)
-    if evaluation.shifted is not None:
-        records[_SHIFTED] = encode_arrays({"confusion": evaluation.shifted})
+    for name, confusion in ((_SHIFTED, evaluation.shifted), (_PERSONAL, evaluation.personal)):
+        if confusion is not None:
+            records[name] = encode_arrays({"confusion": confusion})
     return records
 
 
@@ -201,6 +203,7 @@ def decode_evaluation(records: RecordDict) -> Evaluation:
         coarse=integers(records, _CONFUSION, "coarse", ndim=1),
         calibration=decode_calibration(records, _CALIBRATION) if _CALIBRATION in records else None,
         shifted=integers(records, _SHIFTED, "confusion", ndim=2) if _SHIFTED in records else None,
+        personal=integers(records, _PERSONAL, "confusion", ndim=2) if _PERSONAL in records else None,
     )
 
 

@@ -102,6 +102,7 @@ class Evaluation:
         coarse: int64 [2], cells with a coarse label, and those predicted into a class that the label allows.
         calibration: counts in shared bins, where they were asked for.
         shifted: int64 [C, C], the confusion matrix after the prior-shift correction on site, with `calibration`.
+        personal: int64 [C, C], the same cells under the clinic's personal head, where the plan gives it one.
     """
 
     confusion: NDArray[np.int64]
@@ -109,6 +110,7 @@ class Evaluation:
     coarse: NDArray[np.int64]
     calibration: CalibrationCounts | None = None
     shifted: NDArray[np.int64] | None = None
+    personal: NDArray[np.int64] | None = None
 
 
 Reply = Description | StainSums | ClassSums | Update | Evaluation

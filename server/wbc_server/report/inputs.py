@@ -42,6 +42,14 @@ class MeanRecord(Record):
     rare_recall: MaybeFigure = Figure()
 
 
+class PersonalRecord(Record):
+    """A clinic's personal head on the cells of its evaluation."""
+
+    macro_f1: float | None = None
+    balanced_accuracy: float | None = None
+    accuracy: float | None = None
+
+
 class Evaluation(MeanRecord):
     """One clinic's test cells under the selected model."""
 
@@ -50,6 +58,7 @@ class Evaluation(MeanRecord):
     worst_recall: float | None = None
     classes_present: int = 0
     per_class: tuple[ClassRecord, ...] = ()
+    personal: PersonalRecord | None = None
 
     @property
     def counts(self) -> Counts:
