@@ -30,6 +30,14 @@ def predict(model: Network, images: Tensor, device: torch.device) -> Tensor:
     return torch.cat(batches) if batches else torch.empty(0, model.head.out_features)
 
 
+def all_features(model: Network, images: Tensor, device: torch.device) -> Tensor:
+    """Features float32 [N, D] on the CPU of images uint8 [N, 3, H, W]."""
+    model.eval()
+    with torch.inference_mode():
+        batches = [model.features(batch).float().cpu() for batch in _batches(images, device)]
+    return torch.cat(batches).clone() if batches else torch.empty(0, model.head.in_features)
+
+
 def sum_features(model: Network, cells: CellSet, device: torch.device) -> ClassSums:
     """S_{k,c} and n_{k,c} of a clinic's cells under a model: sums of unit-norm features [C, D] and counts [C]."""
     model.eval()
