@@ -5,6 +5,7 @@ Intervals of one clinic come from its own draws; intervals of a mean over clinic
 which are independent. Figures that are not defined (no cell of a class) are null, never 0.
 """
 
+import json
 import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -84,13 +85,23 @@ def describe_study(study: StudyConfig) -> dict[str, Any]:
         "method": {
             **study.loss.model_dump(mode="json"),
             "aggregation": study.aggregation.rule,
-            **study.aggregation.model_dump(mode="json", exclude={"rule"}),
+            **_named_apart(study.aggregation.model_dump(mode="json", exclude={"rule"})),
             **study.model.model_dump(mode="json"),
             **study.training.model_dump(mode="json"),
             "image_size_px": study.images.size_px,
             "white_balance": study.images.white_balance,
+            "prediction_prior": json.dumps(study.evaluation.prediction_prior).strip('"'),
+            "prediction_tau": study.evaluation.prediction_tau,
+            "stain_draws": study.evaluation.stain_draws,
+            "privacy": study.privacy.mode,
         },
     }
+
+
+def _named_apart(aggregation: Mapping[str, Any]) -> dict[str, Any]:
+    """The server's settings, with those that training has too (its optimiser) called the server's."""
+    shared = ("optimizer", "momentum", "second_momentum", "adaptivity")
+    return {f"server_{name}" if name in shared else name: value for name, value in aggregation.items()}
 
 
 def _rates(registry: Registry, rare: tuple[int, ...]) -> dict[str, Rate]:
