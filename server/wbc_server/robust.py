@@ -23,7 +23,7 @@ class Aggregate(Protocol):
     def add(self, delta: Mapping[str, np.ndarray], backbone_weight: float, head_weight: Float64s) -> None:
         """Take one clinic's update."""
 
-    def mean(self) -> dict[str, Float64s]:
+    def mean(self) -> Mapping[str, Float64s]:
         """The change, float64; empty when nothing was added."""
 
 
