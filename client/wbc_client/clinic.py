@@ -1,13 +1,14 @@
 """A clinic, opened: its file, the plan it approved, its decoded cells and its device, ready for tasks.
 
-Opening decodes every image once; a process keeps opened clinics for its life, keyed by the clinic file and its last
-change.
+Opening decodes every image once; a process keeps the clinics it opened last, by clinic file and its last change, up to
+`KEPT_BYTES` of cells: a simulation of a thousand clinics then needs no more memory than one of a hundred.
 """
 
 import hashlib
+from collections import OrderedDict
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
 import torch
 
@@ -15,13 +16,17 @@ from wbc_client.dataset.cell_set import CellSet
 from wbc_client.dataset.opening import open_cells
 from wbc_client.device import choose_device, compute_reproducibly
 from wbc_client.features import sum_features
+from wbc_client.precision import Precision, resolve_precision
 from wbc_client.site import Site, read_site
 from wbc_common.errors import SettingError
-from wbc_common.models import Network, build_model, load_arrays
+from wbc_common.models import Network, network_of
 from wbc_common.study import StudyConfig
 from wbc_common.wire import Arrays, ClassSums
 
-_KEPT_CLINICS = 64
+KEPT_BYTES = 512 * 2**20
+_Key = tuple[Path, tuple[int, int]]
+_kept: "OrderedDict[_Key, Clinic]" = OrderedDict()
+_lock = Lock()
 
 
 @dataclass
@@ -36,16 +41,21 @@ class Clinic:
 
     def model(self, arrays: Arrays) -> Network:
         """The plan's network holding `arrays`, on this clinic's device."""
-        plain = self.study.model.model_copy(update={"weights": "none"})
-        model = build_model(plain, len(self.study.classes), seed=0)
-        load_arrays(model, arrays)
-        return model.to(self.device)
+        model = network_of(arrays, self.study.model, len(self.study.classes))
+        in_place: Network = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return in_place
+
+    @property
+    def precision(self) -> Precision:
+        """What the plan's precision means on this clinic's device."""
+        return resolve_precision(self.study.training.precision, self.device)
 
     def class_sums(self, arrays: Arrays) -> ClassSums:
         """S_{k,c} of the training cells under a model; computed once for a model, the same bits if computed again."""
         key = _digest(arrays)
         if key not in self.known_sums:
-            sums = sum_features(self.model(arrays), self.cells.part("train"), self.device)
+            model, cells = self.model(arrays), self.cells.part("train")
+            sums = sum_features(model, cells, self.device, precision=self.precision)
             self.known_sums = {key: sums}
         return self.known_sums[key]
 
@@ -56,7 +66,17 @@ def open_clinic(path: Path) -> Clinic:
     Raises:
         SettingError, DataError: the file, the plan or the cells cannot be used.
     """
-    return _open(path, _last_change(path))
+    key = (path, _last_change(path))
+    with _lock:
+        if key in _kept:
+            _kept.move_to_end(key)
+            return _kept[key]
+    clinic = _open(path)
+    with _lock:
+        _kept[key] = clinic
+        while len(_kept) > 1 and sum(kept.cells.images.nbytes for kept in _kept.values()) > KEPT_BYTES:
+            _kept.popitem(last=False)
+    return clinic
 
 
 def _last_change(path: Path) -> tuple[int, int]:
@@ -69,8 +89,7 @@ def _last_change(path: Path) -> tuple[int, int]:
         ) from error
 
 
-@lru_cache(maxsize=_KEPT_CLINICS)
-def _open(path: Path, last_change: tuple[int, int]) -> Clinic:
+def _open(path: Path) -> Clinic:
     site = read_site(path)
     study = site.read_study()
     compute_reproducibly()

@@ -9,19 +9,29 @@ import torch
 
 from wbc_client.dataset.cell_set import CellSet
 from wbc_client.features import predict
+from wbc_client.precision import Precision
 from wbc_common.confusion import bootstrap_confusions, confusion_matrix, draw_group_weights
 from wbc_common.models import Network
 from wbc_common.seeds import numpy_generator
 from wbc_common.wire import Evaluation
 
 
-def evaluate(model: Network, cells: CellSet, device: torch.device, *, replicates: int, clinic: str) -> Evaluation:
+def evaluate(
+    model: Network,
+    cells: CellSet,
+    device: torch.device,
+    *,
+    replicates: int,
+    clinic: str,
+    precision: Precision = "fp32",
+) -> Evaluation:
     """Confusion counts of a model on a clinic's cells, with `replicates` bootstrap draws of patients.
 
     The draws depend on the clinic alone, not on model, seed or round: two models measured on the same cells are
     compared on the same draws (paired bootstrap, docs/method.md §5.5).
     """
-    return count(predict(model, cells.images, device), cells, replicates=replicates, clinic=clinic)
+    logits = predict(model, cells.images, device, precision=precision)
+    return count(logits, cells, replicates=replicates, clinic=clinic)
 
 
 def count(logits: torch.Tensor, cells: CellSet, *, replicates: int, clinic: str) -> Evaluation:

@@ -1,6 +1,7 @@
 """Passing stored cells through a network without training: features, predictions, class and stain sums.
 
 Cells stay uint8 tensors; a batch becomes float on its way into the network, exactly as in training but not augmented.
+Batches are small enough for a processor's cache.
 """
 
 from collections.abc import Iterator
@@ -12,21 +13,23 @@ import torch
 from torch import Tensor
 
 from wbc_client.dataset.cell_set import CellSet
+from wbc_client.device import as_input
 from wbc_client.losses import class_sums
+from wbc_client.precision import Precision, computing_in
 from wbc_common.appearance import normalise
 from wbc_common.models import Network
 from wbc_common.stain import stain_sums
 from wbc_common.stain_sums import NUM_STATISTICS, StainSums
 from wbc_common.wire import ClassSums
 
-_BATCH = 256
+_BATCH = 64
 
 
-def predict(model: Network, images: Tensor, device: torch.device) -> Tensor:
+def predict(model: Network, images: Tensor, device: torch.device, *, precision: Precision = "fp32") -> Tensor:
     """Logits float32 [N, C] on the CPU of images uint8 [N, 3, H, W]."""
     model.eval()
     with torch.inference_mode():
-        batches = [model(batch).float().cpu() for batch in _batches(images, device)]
+        batches = [model.head(_features(model, batch, precision)).cpu() for batch in _batches(images, device)]
     return torch.cat(batches) if batches else torch.empty(0, model.head.out_features)
 
 
@@ -38,11 +41,11 @@ def all_features(model: Network, images: Tensor, device: torch.device) -> Tensor
     return torch.cat(batches).clone() if batches else torch.empty(0, model.head.in_features)
 
 
-def sum_features(model: Network, cells: CellSet, device: torch.device) -> ClassSums:
+def sum_features(model: Network, cells: CellSet, device: torch.device, *, precision: Precision = "fp32") -> ClassSums:
     """S_{k,c} and n_{k,c} of a clinic's cells under a model: sums of unit-norm features [C, D] and counts [C]."""
     model.eval()
     with torch.inference_mode():
-        batches = [model.features(batch).float().cpu() for batch in _batches(cells.images, device)]
+        batches = [_features(model, batch, precision).cpu() for batch in _batches(cells.images, device)]
     # A clinic may have no training cell: its sums are zeros.
     features = torch.cat(batches) if batches else torch.empty(0, model.head.in_features)
     sums, counts = class_sums(features, cells.labels, model.head.out_features)
@@ -55,6 +58,12 @@ def sum_stain(cells: CellSet) -> StainSums:
     return reduce(add, parts, StainSums(0, np.zeros(NUM_STATISTICS), np.zeros(NUM_STATISTICS)))
 
 
+def _features(model: Network, batch: Tensor, precision: Precision) -> Tensor:
+    with computing_in(precision, batch.device):
+        features = model.features(batch)
+    return features.float()
+
+
 def _batches(images: Tensor, device: torch.device) -> Iterator[Tensor]:
     for start in range(0, len(images), _BATCH):
-        yield normalise(images[start : start + _BATCH].to(device).float() / 255)
+        yield as_input(normalise(images[start : start + _BATCH].float() / 255), device)

@@ -42,7 +42,9 @@ def measure_personal_head(
 
 def _logits(clinic: Clinic, model: Network, cells: CellSet, stains: VirtualStains | None) -> Tensor:
     draws, name = clinic.study.evaluation.stain_draws, clinic.site.clinic
-    return predict_over_stains(model, cells.images, clinic.device, draws=draws, clinic=name, stains=stains)
+    return predict_over_stains(
+        model, cells.images, clinic.device, draws=draws, clinic=name, stains=stains, precision=clinic.precision
+    )
 
 
 def _with_calibration(found: Evaluation, logits: Tensor, cells: CellSet, wish: CalibrationRequest) -> Evaluation:

@@ -12,7 +12,6 @@ cryptographic ones (Opacus's secure mode needs a package that this torch has not
 
 import secrets
 import time
-import warnings
 from collections.abc import Iterator
 
 import torch
@@ -108,11 +107,10 @@ def _backward(model: Network, cells: CellSet, study: StudyConfig, loss: DomainAw
         return
     device = model.head.weight.device
     images = augment(cells.images[index], study.training.augmentation, _secret_generator(torch.device("cpu")))
-    with warnings.catch_warnings():
-        # Opacus's hooks make torch say that images need no gradient, which is so.
-        warnings.filterwarnings("ignore", message="Full backward hook is firing")
-        features = model.features(normalise(images).to(device))
-        loss(features, model.head(features), cells.allowed[index].to(device)).total.backward()  # type: ignore[no-untyped-call]
+    # Opacus's hooks warn where no input needs a gradient; filters of warnings are no use where clinics share a process.
+    pixels = normalise(images).to(device).requires_grad_()
+    features = model.features(pixels)
+    loss(features, model.head(features), cells.allowed[index].to(device)).total.backward()  # type: ignore[no-untyped-call]
 
 
 def _loss(model: Network, cells: CellSet, study: StudyConfig) -> DomainAwareLoss:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from wbc_client.augmentation import restain
 from wbc_client.features import predict
+from wbc_client.precision import Precision
 from wbc_client.virtual_stains import VirtualStains
 from wbc_common.models import Network
 from wbc_common.seeds import torch_generator
@@ -17,7 +18,14 @@ _BATCH = 256
 
 
 def predict_over_stains(
-    model: Network, images: Tensor, device: torch.device, *, draws: int, clinic: str, stains: VirtualStains | None
+    model: Network,
+    images: Tensor,
+    device: torch.device,
+    *,
+    draws: int,
+    clinic: str,
+    stains: VirtualStains | None,
+    precision: Precision = "fp32",
 ) -> Tensor:
     """Logarithms of the mean probabilities, float32 [N, C], of images uint8 [N, 3, H, W]; plain logits without draws.
 
@@ -25,13 +33,14 @@ def predict_over_stains(
         draws: virtual stains beside the image itself.
         stains: of the federation; None draws from the ranges of augmentation "stain".
     """
-    logits = predict(model, images, device)
+    logits = predict(model, images, device, precision=precision)
     if draws == 0:
         return logits
     generator = torch_generator("stain draws", clinic)
     total = logits.softmax(dim=1)
     for _ in range(draws):
-        total = total + predict(model, _restained(images, generator, stains), device).softmax(dim=1)
+        restained = _restained(images, generator, stains)
+        total = total + predict(model, restained, device, precision=precision).softmax(dim=1)
     return (total / (draws + 1)).clamp_min(torch.finfo(total.dtype).tiny).log()
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from wbc_client.augmentation import augment
 from wbc_client.dataset.cell_set import CellSet
+from wbc_client.device import as_input
 from wbc_client.losses import (
     AlignmentAnchors,
     DomainAwareLoss,
@@ -22,6 +23,7 @@ from wbc_client.losses import (
     imbalance_of,
     proximal_term,
 )
+from wbc_client.precision import Precision, computing_in, resolve_precision
 from wbc_client.virtual_stains import VirtualStains
 from wbc_common.appearance import normalise
 from wbc_common.models import Network, model_arrays
@@ -60,11 +62,12 @@ def train_locally(
     generator = torch_generator(study.seed, "training", clinic, round_number)
     rate = learning_rate(study.training, round_number, study.rounds)
     optimizer = build_optimizer(model, study.training, rate)
+    precision = resolve_precision(study.training.precision, device)
     anchor = [parameter.detach().clone() for parameter in model.parameters()]
     model.train()
     for _ in range(study.training.local_epochs):
         terms = [
-            _step(model, optimizer, loss, anchor, images=images, allowed=allowed)
+            _step(model, optimizer, loss, anchor, images=images, allowed=allowed, precision=precision)
             for images, allowed in _batches(cells, study.training, generator, device, stains)
         ]
     return Update(
@@ -73,6 +76,7 @@ def train_locally(
         losses=_mean_terms(terms),
         num_cells=len(cells),
         seconds=time.perf_counter() - started,
+        precision=precision,
     )
 
 
@@ -127,7 +131,7 @@ def _batches(
     for start in range(0, len(order), training.batch_size):
         index = order[start : start + training.batch_size]
         images = augment(cells.images[index], training.augmentation, generator, stains)
-        yield normalise(images).to(device), cells.allowed[index].to(device)
+        yield as_input(normalise(images), device), cells.allowed[index].to(device)
 
 
 def _step(
@@ -138,9 +142,12 @@ def _step(
     *,
     images: Tensor,
     allowed: Tensor,
+    precision: Precision,
 ) -> Tensor:
-    """One gradient step; returns the four loss terms [4], detached."""
-    features = model.features(images)
+    """One gradient step; returns the four loss terms [4], detached. Head and losses compute in fp32."""
+    with computing_in(precision, images.device):
+        features = model.features(images)
+    features = features.float()
     terms: LossTerms = loss(features, model.head(features), allowed)
     total = terms.total
     if loss.settings.proximal_weight > 0:

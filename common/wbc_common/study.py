@@ -45,6 +45,7 @@ __all__ = [
 
 ClinicId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Role = Literal["train", "held-out"]
+PrecisionSetting = Literal["auto", "fp32", "bf16"]
 
 
 class ClinicSettings(Settings):
@@ -105,7 +106,13 @@ class ModelSettings(Settings):
 
 
 class TrainingSettings(Settings):
-    """Local training at a clinic. `schedule` runs over the rounds of the study."""
+    """Local training at a clinic.
+
+    Attributes:
+        schedule: of the learning rate, over the rounds of the study.
+        precision: numbers that convolutions compute in, in training and evaluation: `auto` is bf16 where the clinic's
+            processor has it natively, else fp32; `fp32` gives figures that depend least on the machine.
+    """
 
     local_epochs: int = Field(2, ge=1, le=100)
     batch_size: int = Field(32, ge=1, le=4096)
@@ -116,6 +123,7 @@ class TrainingSettings(Settings):
     augmentation: Literal["none", "geometric", "stain", "federated-stain"] = "stain"
     stain_inflation: float = Field(1.75, ge=1, le=10, description="factor on the variance of federated stains")
     head_only_rounds: int = Field(0, ge=0, description="R₂: last rounds that train the head alone, on balanced batches")
+    precision: PrecisionSetting = "auto"
 
 
 class StudyConfig(Settings):

@@ -8,6 +8,7 @@ import logging
 from dataclasses import dataclass
 
 log = logging.getLogger("wbc_server.events")
+_NAMED = 12
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class StudyStarted:
     clinics: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"study starts at round {self.first_round} of {self.rounds} with {', '.join(self.clinics)}"
+        who = ", ".join(self.clinics) if len(self.clinics) <= _NAMED else f"{len(self.clinics)} clinics"
+        return f"study starts at round {self.first_round} of {self.rounds} with {who}"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
@@ -48,7 +49,12 @@ def append(path: Path, record: Record) -> None:
 
 
 def read(path: Path) -> list[Record]:
-    """All complete records, first to last; none when there is no journal yet.
+    """All complete records, first to last; none when there is no journal yet. Raises as `scan`."""
+    return list(scan(path))
+
+
+def scan(path: Path) -> Iterator[Record]:
+    """The complete records one by one, so that a long journal of many clinics need not be in memory parsed.
 
     Raises:
         DataError: the file cannot be read, or a line before the last one is damaged.
@@ -56,14 +62,13 @@ def read(path: Path) -> list[Record]:
     try:
         lines = path.read_bytes().removesuffix(b"\n").split(b"\n")
     except FileNotFoundError:
-        return []
+        return
     except OSError as error:
         raise DataError(f"cannot read journal {path}: {error.strerror}", remedy="check its rights") from error
-    records = []
     for number, line in enumerate(lines, start=1):
         record = _parse(line)
         if record is not None:
-            records.append(record)
+            yield record
         elif number < len(lines):
             raise DataError(
                 f"line {number} of {len(lines)} of journal {path} is damaged, expected one JSON object a line",
@@ -71,7 +76,6 @@ def read(path: Path) -> list[Record]:
             )
         elif line:
             log.warning("journal %s: last line (%d) is incomplete and dropped", path, number)
-    return records
 
 
 def _parse(line: bytes) -> Record | None:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from flwr.app import Message, RecordDict
@@ -35,7 +36,11 @@ class Roster:
 
     def clinic_of(self, node_id: int) -> str | None:
         """The clinic behind a node, or None for a stranger."""
-        return next((clinic for clinic, node in self.nodes.items() if node == node_id), None)
+        return self._clinics.get(node_id)
+
+    @cached_property
+    def _clinics(self) -> dict[int, str]:
+        return {node: clinic for clinic, node in self.nodes.items()}
 
     def training_counts(self) -> NDArray[np.float64]:
         """Declared training cells [K, C] in the order of `train`."""

@@ -4,7 +4,7 @@ The server believes a clinic's ε as the clinic states it; the budget and its ha
 (`wbc_client.privacy_budget`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -32,11 +32,8 @@ def check_privacy(study: StudyConfig, training_counts: Mapping[str, NDArray[np.f
         check_delta(study.privacy, round(float(counts.sum())), clinic)
 
 
-def privacy_spent(study: StudyConfig, records: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def privacy_spent(study: StudyConfig, spent: Mapping[str, float]) -> dict[str, Any] | None:
     """For metrics.json: the plan's budget and the ε that each clinic stated last; None without DP-SGD."""
     if study.privacy.mode == "none":
         return None
-    spent: dict[str, float] = {}
-    for record in records:
-        spent |= {clinic: values["epsilon"] for clinic, values in record["train"].items() if "epsilon" in values}
-    return {**study.privacy.model_dump(mode="json"), "spent": spent}
+    return {**study.privacy.model_dump(mode="json"), "spent": dict(spent)}

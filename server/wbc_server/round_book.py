@@ -1,11 +1,13 @@
 """The facts of the round in flight, and the act that makes them last: checkpoint first, then one line in the journal.
 
 A round exists once its line is on disk; a stop at any moment before that loses this round only. The model files that
-selection may still want are kept, the others removed.
+selection may still want are kept, the others removed. Of past rounds only what does not grow with the number of clinics
+stays in memory (`RoundDigest`), and their bytes summed.
 """
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,21 @@ from wbc_server import checkpoints, journal
 from wbc_server.events import ClinicTrained, ReplyRefused, RoundFinished, announce
 from wbc_server.participation import Roster
 from wbc_server.run_folder import RunFolder
-from wbc_server.selection import mean_macro_f1, select_round
+from wbc_server.selection import mean_macro_f1, select_scored
 from wbc_server.server_step import averaged_model
+
+
+@dataclass(frozen=True)
+class RoundDigest:
+    """What is still wanted of a past round; the journal has all of it."""
+
+    round_number: int
+    plan: str
+    checkpoint: checkpoints.CheckpointRef
+    validation_macro_f1: float
+    seconds: float
+    refused: tuple[dict[str, Any], ...]
+    server_state: checkpoints.CheckpointRef | None = None
 
 
 class RoundBook:
@@ -28,7 +43,11 @@ class RoundBook:
         self.folder = folder
         self.study = study
         self.roster = roster
-        self.records: list[dict[str, Any]] = journal.read(folder.journal)
+        self.digests: list[RoundDigest] = []
+        self.egress: dict[str, dict[str, int]] = {}
+        self.epsilon: dict[str, float] = {}  # by clinic, as it stated last; empty without DP-SGD
+        for record in journal.scan(folder.journal):
+            self._keep(record)
         self._check_plan()
         self._open: dict[str, Any] = {}
         self._started = 0.0
@@ -36,7 +55,7 @@ class RoundBook:
     @property
     def rounds_done(self) -> int:
         """The last round in the journal; 0 before any."""
-        return int(self.records[-1]["round"]) if self.records else 0
+        return self.digests[-1].round_number if self.digests else 0
 
     @property
     def open_round_number(self) -> int:
@@ -66,7 +85,12 @@ class RoundBook:
     def note_update(self, clinic: str, update: Update) -> None:
         """An update counts."""
         losses = {name: round(value, 6) for name, value in update.losses.items()}
-        self._open["train"][clinic] = {**losses, "cells": update.num_cells, "seconds": round(update.seconds, 3)}
+        self._open["train"][clinic] = {
+            **losses,
+            "cells": update.num_cells,
+            "seconds": round(update.seconds, 3),
+            "precision": update.precision,
+        }
         if update.epsilon is not None:
             self._open["train"][clinic]["epsilon"] = round(update.epsilon, 4)
         announce(ClinicTrained(self._open["round"], clinic, update.losses.get("loss", float("nan"))))
@@ -109,13 +133,32 @@ class RoundBook:
             record["server_state"] = {"file": kept.file, "sha256": kept.sha256}
         record["seconds"] = round(time.perf_counter() - self._started, 3)
         journal.append(self.folder.journal, record)
-        self.records.append(record)
+        self._keep(record)
         checkpoints.prune(self.folder.checkpoints, {self.rounds_done, self.selected_round})
         checkpoints.prune(self.folder.server_state, {self.rounds_done})
         self._announce_round(record)
 
+    def _keep(self, record: Mapping[str, Any]) -> None:
+        self.digests.append(
+            RoundDigest(
+                int(record["round"]),
+                record["plan"],
+                checkpoints.CheckpointRef(**record["checkpoint"]),
+                mean_macro_f1(record["validation"]),
+                record["seconds"],
+                tuple(record["refused"]),
+                checkpoints.CheckpointRef(**record["server_state"]) if "server_state" in record else None,
+            )
+        )
+        stated = {clinic: values["epsilon"] for clinic, values in record["train"].items() if "epsilon" in values}
+        self.epsilon.update(stated)
+        for clinic, sizes in record["egress"].items():
+            total = self.egress.setdefault(clinic, {})
+            for kind, size in sizes.items():
+                total[kind] = total.get(kind, 0) + size
+
     def _check_plan(self) -> None:
-        plans = {record["plan"] for record in self.records} - {self.study.hash}
+        plans = {digest.plan for digest in self.digests} - {self.study.hash}
         if plans:
             raise SettingError(
                 f"study.toml changed: rounds ran by plan {min(plans)[:12]}, now it is {self.study.hash[:12]}",
@@ -125,20 +168,18 @@ class RoundBook:
     @property
     def selected_round(self) -> int:
         """The round whose model selection would export now."""
-        return select_round(self.records, self.study.evaluation)
+        scores = [(digest.round_number, digest.validation_macro_f1) for digest in self.digests]
+        return select_scored(scores, self.study.evaluation)
 
     def load(self, round_number: int) -> Arrays:
         """The global model after a round of the journal, verified against its checksum."""
-        record = next(record for record in self.records if record["round"] == round_number)
-        reference = checkpoints.CheckpointRef(**record["checkpoint"])
-        return dict(checkpoints.load(self.folder.checkpoints, reference))
+        digest = next(digest for digest in self.digests if digest.round_number == round_number)
+        return dict(checkpoints.load(self.folder.checkpoints, digest.checkpoint))
 
     def load_state(self) -> Arrays:
         """What the server carries beside the model after the last round; nothing before any."""
-        if not self.records or "server_state" not in self.records[-1]:
-            return {}
-        reference = checkpoints.CheckpointRef(**self.records[-1]["server_state"])
-        return dict(checkpoints.load(self.folder.server_state, reference))
+        reference = self.digests[-1].server_state if self.digests else None
+        return {} if reference is None else dict(checkpoints.load(self.folder.server_state, reference))
 
     def load_selected(self) -> Arrays:
         """The model that the plan exports: that of the selected round, or the average of the last third."""

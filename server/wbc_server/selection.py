@@ -20,13 +20,20 @@ def mean_macro_f1(confusions: Mapping[str, Any]) -> float:
 
 
 def select_round(records: Sequence[JournalRecord], settings: EvaluationSettings) -> int:
+    """The round to export, from whole records of the journal; see `select_scored`."""
+    return select_scored([(int(record["round"]), mean_macro_f1(record["validation"])) for record in records], settings)
+
+
+def select_scored(scores: Sequence[tuple[int, float]], settings: EvaluationSettings) -> int:
     """The round to export: the best mean validation macro-F1, the later one on a tie; or the last.
 
     For `average` it is the last: the average of the last third ends there.
+
+    Args:
+        scores: each round with its mean validation macro-F1, NaN where it was not measured; at least one.
     """
-    last = int(records[-1]["round"])
+    last = scores[-1][0]
     if settings.selection in ("last", "average"):
         return last
-    scored = [(mean_macro_f1(record["validation"]), int(record["round"])) for record in records if record["validation"]]
-    defined = [pair for pair in scored if math.isfinite(pair[0])]
+    defined = [(score, number) for number, score in scores if math.isfinite(score)]
     return max(defined)[1] if defined else last

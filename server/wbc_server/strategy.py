@@ -86,8 +86,9 @@ class WbcStrategy(Strategy):
         """Add the updates that pass the gate, one at a time, and take the server's step."""
         total = aggregate_of(self.study.aggregation)
         answered = []
+        rows = {clinic: row for row, clinic in enumerate(self.roster.train)}
         for clinic, update in self._accepted("update", replies, self.roster.train, self._check_update):
-            row = self.roster.train.index(clinic)
+            row = rows[clinic]
             total.add(update.delta, float(self.weights.backbone[row]), self.weights.head[row])
             self.book.note_update(clinic, update)
             answered.append(clinic)
@@ -190,11 +191,12 @@ def in_order(replies: Iterable[Message], clinics: tuple[str, ...], roster: Roste
     is out of order. Replies of strangers and second replies of a clinic are dropped.
     """
     waiting: dict[str, Message] = {}
+    places = {clinic: place for place, clinic in enumerate(clinics)}
     turn = 0
     for reply in replies:
         clinic = roster.clinic_of(reply.metadata.src_node_id)
-        if clinic in clinics[turn:]:
-            waiting.setdefault(str(clinic), reply)
+        if clinic is not None and places.get(clinic, -1) >= turn:
+            waiting.setdefault(clinic, reply)
         while turn < len(clinics) and clinics[turn] in waiting:
             yield clinics[turn], waiting.pop(clinics[turn])
             turn += 1

@@ -30,6 +30,9 @@ def run(
     output: Annotated[Path | None, typer.Option(help="run folder; default: a dated one under runs/")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with --output, or the newest unfinished run")] = False,
     engine: Annotated[Literal["in-process", "ray"], typer.Option(help="how clinics are run")] = "in-process",
+    ray_address: Annotated[
+        str | None, typer.Option(help="head of a Ray cluster for --engine ray, e.g. 10.0.0.1:6379")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print metrics.json instead of a table")] = False,
 ) -> None:
     """Run one federated study and write its run folder: metrics, model, report."""
@@ -54,7 +57,7 @@ def run(
     console.print(f"study {plan.name}, plan {plan.hash[:12]}, folder {folder.path}", highlight=False, soft_wrap=True)
     try:
         with StudyDisplay(console):
-            finish_run(experiment, plan, folder, engine)
+            finish_run(experiment, plan, folder, engine, ray_address=ray_address)
     except KeyboardInterrupt:
         console.print(
             f"stopped; go on with: wbc-simulate run --output {folder.path} --resume", highlight=False, soft_wrap=True

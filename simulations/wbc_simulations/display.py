@@ -15,6 +15,8 @@ from rich.table import Table
 
 from wbc_server.events import Cautioned, ClinicTrained, Event, ReplyRefused, RoundFinished, StudyStarted
 
+_SHOWN = 20  # clinics; more would not fit a terminal
+
 
 class StudyDisplay(logging.Handler):
     """A context in which the events of a study are shown on a console."""
@@ -82,8 +84,10 @@ class StudyDisplay(logging.Handler):
         table = Table(box=None, padding=(0, 2))
         table.add_column("clinic")
         table.add_column("loss", justify="right")
-        for clinic, loss in self._losses.items():
+        for clinic, loss in list(self._losses.items())[:_SHOWN]:
             table.add_row(clinic, "held out or not yet" if math.isnan(loss) else f"{loss:.3f}")
+        if len(self._losses) > _SHOWN:
+            table.add_row(f"and {len(self._losses) - _SHOWN} more", "")
         return Group(self._progress, self._scores, table)
 
 

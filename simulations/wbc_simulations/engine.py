@@ -1,8 +1,9 @@
 """The engines of a simulation: the same ServerApp and ClientApp that hospitals run, without a network between them.
 
-`in-process` (default) is a Grid of our own on Flower's public API: a message is answered when its reply is asked for,
-in this process, one clinic after the other, so that one update is in memory at a time and a round costs milliseconds
-beyond its training. `ray` is Flower's own simulation engine, for studies that one process is too small for.
+`in-process` (default) is a Grid of our own on Flower's public API: messages are answered when their replies are asked
+for, in this process, two clinics side by side on half of the cores each (`side_by_side`), so that few updates are in
+memory at a time and a round costs milliseconds beyond its training. `ray` is Flower's own simulation engine, for
+studies that one process, or one machine, is too small for.
 """
 
 import logging
@@ -14,13 +15,14 @@ from typing import Literal
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID
-from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from wbc_client.location import FOLDER_VARIABLE, NODE_KEY, clinic_files
+from wbc_client.location import NODE_KEY, clinic_files
 from wbc_common.errors import SettingError
-from wbc_server.run_folder import RUN_KEY, RUN_VARIABLE, RunFolder
+from wbc_server.run_folder import RUN_KEY, RunFolder
+from wbc_simulations.side_by_side import Crew, Job, crew_for_this_machine, results_in_order
 
 EngineName = Literal["in-process", "ray"]
 _RUN_ID = 1
@@ -32,10 +34,14 @@ class InProcessGrid(Grid):
     Args:
         client_app: the unmodified ClientApp.
         node_configs: node id → Flower's configuration of that node.
+        crew: how many clinics work at a time; one after the other by default.
     """
 
-    def __init__(self, client_app: ClientApp, node_configs: dict[int, dict[str, str]]) -> None:
+    def __init__(
+        self, client_app: ClientApp, node_configs: dict[int, dict[str, str]], crew: Crew | None = None
+    ) -> None:
         _identify()
+        self._crew = crew or Crew(workers=1, threads_each=1)
         self._client_app = client_app
         self._run = Run.create_empty(_RUN_ID)
         self._sent = 0
@@ -68,10 +74,9 @@ class InProcessGrid(Grid):
         return [self._keep(message) for message in messages]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Replies to pushed messages, each computed as it is taken."""
-        for message_id in message_ids:
-            if message_id in self._pending:
-                yield self._deliver(self._pending.pop(message_id))
+        """Replies to pushed messages in their order, computed as they are taken and a few ahead."""
+        messages = [self._pending.pop(name) for name in message_ids if name in self._pending]
+        yield from results_in_order([self._job(message) for message in messages], self._crew)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         """Replies in the order of the messages, each computed as it is taken. Nothing is late here: no timeout."""
@@ -84,47 +89,40 @@ class InProcessGrid(Grid):
         self._pending[message_id] = message
         return message_id
 
+    def _job(self, message: Message) -> Job[Message]:
+        metadata = message.metadata
+        return Job((metadata.dst_node_id, metadata.message_type), lambda: self._deliver(message))
+
     def _deliver(self, message: Message) -> Message:
         return self._client_app(message, self._contexts[message.metadata.dst_node_id])
 
 
-def run_study(folder: RunFolder, clinic_folder: Path, engine: EngineName) -> None:
+def run_study(folder: RunFolder, clinic_folder: Path, engine: EngineName, *, ray_address: str | None = None) -> None:
     """Run the study of a folder to its end.
 
     Args:
         folder: holds study.toml, and the journal of an interrupted run.
         clinic_folder: one clinic file per clinic.
+        engine: which engine.
+        ray_address: of a Ray cluster to run on; see `ray_engine`.
+
+    Raises:
+        SettingError: a cluster is named for the engine that runs in this process.
     """
+    if ray_address and engine != "ray":
+        raise SettingError("--ray-address is for the engine 'ray'", remedy="add --engine ray, or leave the address out")
     from wbc_client.app import app as client_app
     from wbc_server.app import app as server_app
 
     _quieten_flower()
     if engine == "ray":
-        _run_under_ray(folder, clinic_folder, server_app, client_app)
+        from wbc_simulations.ray_engine import run_under_ray
+
+        run_under_ray(folder, clinic_folder, server_app, client_app, ray_address)
         return
     nodes = {number: {NODE_KEY: str(path)} for number, path in enumerate(clinic_files(clinic_folder), start=1)}
     context = Context(_RUN_ID, SUPERLINK_NODE_ID, {}, RecordDict(), {RUN_KEY: str(folder.path)})
-    server_app(InProcessGrid(client_app, nodes), context)
-
-
-def _run_under_ray(folder: RunFolder, clinic_folder: Path, server_app: ServerApp, client_app: ClientApp) -> None:
-    """Flower's simulation engine. It gives an empty run config, so paths travel in the environment."""
-    try:
-        import ray  # noqa: F401
-    except ImportError as error:
-        raise SettingError("engine 'ray' is not installed", remedy='pip install "wbc-fl[simulation]"') from error
-    from flwr.simulation import run_simulation
-
-    os.environ |= {RUN_VARIABLE: str(folder.path), FOLDER_VARIABLE: str(clinic_folder)}
-    run_simulation(
-        server_app=server_app,
-        client_app=client_app,
-        num_supernodes=len(clinic_files(clinic_folder)),
-        backend_config={
-            "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-            "init_args": {"include_dashboard": False, "log_to_driver": False},
-        },
-    )
+    server_app(InProcessGrid(client_app, nodes, crew_for_this_machine()), context)
 
 
 def _identify() -> None:

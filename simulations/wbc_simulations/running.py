@@ -47,7 +47,9 @@ def continue_run(folder: RunFolder) -> tuple[Experiment, StudyConfig]:
     return read_experiment(folder.path / EXPERIMENT_FILE), folder.study()
 
 
-def finish_run(experiment: Experiment, study: StudyConfig, folder: RunFolder, engine: EngineName) -> None:
+def finish_run(
+    experiment: Experiment, study: StudyConfig, folder: RunFolder, engine: EngineName, *, ray_address: str | None = None
+) -> None:
     """Run what is left of a study; nothing if it is finished.
 
     Clinics are opened first, so that data that cannot be used stop the run before it begins, in the user's own words.
@@ -60,7 +62,7 @@ def finish_run(experiment: Experiment, study: StudyConfig, folder: RunFolder, en
     if experiment.kind != "federated":
         finish_bound(experiment.kind, study, folder, clinics, engine)
         return
-    run_study(folder, clinics, engine)
+    run_study(folder, clinics, engine, ray_address=ray_address)
 
 
 def dated_folder() -> Path:

@@ -134,3 +134,19 @@ def test_real_cells_keep_contrast_between_nucleus_and_ground() -> None:
     after = augment(images, "stain", torch_generator("real"))
     contrast = [batch.mean(1).flatten(1).std(1).median().item() for batch in (images / 255, after)]
     assert contrast[1] > 0.5 * contrast[0]
+
+
+def test_the_sampling_grid_is_torchs_own() -> None:
+    maps = augmentation._affine_maps(3, torch_generator("grid"))
+    ours, theirs = augmentation._grid(maps, 5, 7), torch.nn.functional.affine_grid(maps, [3, 1, 5, 7], False)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_the_blur_is_a_gaussian_of_five_taps() -> None:
+    weights = np.exp(-0.5 * (np.arange(-2, 3) / 0.8) ** 2)
+    point = torch.zeros(1, 1, 7, 7)
+    point[0, 0, 3, 3] = 1.0
+    blurred = augmentation._gaussian(augmentation._gaussian(point, 0.8, dim=2), 0.8, dim=3)
+    expected = np.outer(weights, weights) / weights.sum() ** 2
+    np.testing.assert_allclose(blurred[0, 0, 1:6, 1:6], expected, atol=1e-6)
+    assert float(blurred.sum()) == pytest.approx(1.0)

@@ -1,9 +1,11 @@
 """Who may be asked what: only the approved plan, and a held-out clinic neither trains nor sums."""
 
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 
+from wbc_client import clinic
 from wbc_client.clinic import Clinic, open_clinic
 from wbc_client.tasks import perform
 from wbc_common.errors import MessageError, PolicyError
@@ -59,3 +61,15 @@ def test_stain_sums_leave_only_where_the_plan_pools_them(finished_run: RunFolder
     east = clinic_of(finished_run, "east")
     with pytest.raises(PolicyError, match="pools no stain sums"):
         perform(east, Task("stain-sums", east.study.hash))
+
+
+def test_opened_clinics_are_kept_up_to_a_number_of_bytes(
+    finished_run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clinic, "_kept", OrderedDict())
+    east = clinic_of(finished_run, "east")
+    assert clinic_of(finished_run, "east") is east
+    monkeypatch.setattr(clinic, "KEPT_BYTES", 1)  # the clinic asked for last is kept whatever its size
+    north = clinic_of(finished_run, "north")
+    assert clinic_of(finished_run, "north") is north
+    assert clinic_of(finished_run, "east") is not east

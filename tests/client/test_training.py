@@ -87,3 +87,22 @@ def test_the_rate_falls_by_half_a_cosine(round_number: int, share: float) -> Non
 
 def test_a_constant_rate_stays() -> None:
     assert learning_rate(TrainingSettings(learning_rate=0.3, schedule="constant"), 9, 10) == 0.3
+
+
+def trained(precision: str) -> Update:
+    plan = study(training={"local_epochs": 2, "batch_size": 4, "augmentation": "stain", "precision": precision})
+    return train_locally(build_model(plan.model, 5, 0), toy_cells(), plan, clinic="a", round_number=1, sums=None)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_in_either_precision_the_same_seed_gives_the_same_bits_and_the_update_says_which_it_was(precision: str) -> None:
+    one, other = trained(precision), trained(precision)
+    assert one.precision == precision
+    assert {value.dtype for value in one.delta.values()} == {np.dtype(np.float32)}
+    assert all(one.delta[key].tobytes() == other.delta[key].tobytes() for key in one.delta)
+
+
+def test_bf16_is_near_fp32_and_not_the_same() -> None:
+    fp32, bf16 = trained("fp32"), trained("bf16")
+    assert bf16.losses["loss"] == pytest.approx(fp32.losses["loss"], rel=0.05)
+    assert bf16.losses["loss"] != fp32.losses["loss"]

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from wbc_common.models import Network, build_model, is_head, load_arrays, model_arrays
+from wbc_common.models import Network, build_model, is_head, load_arrays, model_arrays, network_of
 from wbc_common.study import ModelSettings
 
 BACKBONES = pytest.mark.parametrize("backbone", ["cnn-small", "resnet18"])
@@ -110,3 +111,28 @@ def test_opacus_gradients_per_sample_equal_those_of_single_cells(backbone: str) 
         nn.functional.cross_entropy(alone(batch[row : row + 1]), labels[row : row + 1]).backward()
         for ours, expected in zip(wrapped.parameters(), alone.parameters(), strict=True):
             torch.testing.assert_close(ours.grad_sample[row], expected.grad, atol=1e-4, rtol=1e-3)
+
+
+@BACKBONES
+def test_a_network_of_arrays_holds_them_and_leaves_the_random_numbers_alone(backbone: str) -> None:
+    settings = ModelSettings(backbone=backbone)  # type: ignore[arg-type]
+    arrays = model_arrays(build_model(settings, 5, seed=3))
+    state = torch.get_rng_state()
+    model = network_of(arrays, settings, 5)
+    assert torch.equal(torch.get_rng_state(), state)
+    found = model_arrays(model)
+    assert list(found) == list(arrays)
+    assert all(np.array_equal(found[key], value) for key, value in arrays.items())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    assert np.array_equal(arrays[next(iter(arrays))], found[next(iter(arrays))])  # a copy
+
+
+def test_pooling_before_the_relu_is_the_same_as_after_it() -> None:
+    x = torch.randn(2, 8, 6, 6, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    before, after = torch.relu(F.max_pool2d(x, 2)), F.max_pool2d(torch.relu(x), 2)
+    assert torch.equal(before, after)
+    (one,) = torch.autograd.grad(before.square().sum(), x)
+    (other,) = torch.autograd.grad(after.square().sum(), x)
+    assert torch.equal(one, other)

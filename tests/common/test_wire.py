@@ -380,3 +380,16 @@ def test_calibration_counts_and_further_matrices_arrive_as_they_were_sent() -> N
 def test_a_temperature_that_is_none_is_refused(temperature: float) -> None:
     task = replace(TASK, calibration=CalibrationRequest(temperature, np.ones(2)))
     refused(decode_task, encode_task(task))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_update_says_what_was_computed_in(precision: str) -> None:
+    update = replace(UPDATE, precision=precision)  # type: ignore[arg-type]
+    assert decode_update(encode_reply(update)).precision == precision
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    records = encode_reply(UPDATE)
+    records["training"]["precision-bits"] = 8  # type: ignore[index]
+    with pytest.raises(MessageError, match=r"a precision of 8\.0 bits, expected one of 32, 16"):
+        decode_update(records)

@@ -211,17 +211,52 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("_one_thread")
-def test_under_ray_the_same_study_gives_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a Ray cluster of two nodes with one core each, on loopback."""
     pytest.importorskip("ray", reason='Ray comes with pip install ".[simulation]"')
     monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    from ray.cluster_utils import Cluster
+
+    # Ray takes 127.0.0.1 for the machine's outer address, but leaves the other loopback addresses alone.
+    head = {"num_cpus": 1, "include_dashboard": False, "node_ip_address": "127.0.0.2"}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        cluster.add_node(num_cpus=1, node_ip_address="127.0.0.3")
+        yield cluster.address
+    finally:
+        cluster.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_one_thread")
+def test_on_a_ray_cluster_of_two_nodes_the_same_study_gives_the_same_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_nodes: str
+) -> None:
+    import ray
+    from flwr.simulation.ray_transport.ray_actor import BasicActorPool
+
+    places: list[set[str]] = []
+    add_actors = BasicActorPool.add_actors_to_pool
+
+    def note_places(pool: BasicActorPool, number: int) -> None:
+        add_actors(pool, number)
+        places.append({node["NodeID"] for node in ray.nodes() if node["Alive"]})
+        assert number == len(places[-1]) == 2  # one core a node, one core a clinic: an actor on each
+
+    monkeypatch.setattr(BasicActorPool, "add_actors_to_pool", note_places)
     in_process, _ = run_tiny(tmp_path / "in-process")
     run = RunFolder(tmp_path / "ray")
     experiment = tiny_experiment()
     study = plan_study(experiment)
     start_run(experiment, study, run)
-    engine.run_study(run, write_clinics(experiment, study, run.path), "ray")
-    ours, theirs = arrays(in_process), arrays(run)
-    for key, value in ours.items():
-        np.testing.assert_allclose(theirs[key], value, atol=1e-6, rtol=1e-5)
+    engine.run_study(run, write_clinics(experiment, study, run.path), "ray", ray_address=two_nodes)
+    assert len(places) == 1
+    assert not ray.is_initialized()
+    assert same_bits(arrays(in_process), arrays(run))
+
+
+def test_a_ray_address_without_ray_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="--ray-address is for the engine 'ray'"):
+        run_study(RunFolder(tmp_path), tmp_path, "in-process", ray_address="127.0.0.1:1")

@@ -419,6 +419,18 @@ def test_the_largest_study_stays_below_a_megabyte(tmp_path: Path) -> None:
     assert write_report(put(tmp_path, *run)).stat().st_size < 1_000_000
 
 
+def test_a_study_of_hundreds_of_clinics_still_makes_a_page_to_read(tmp_path: Path) -> None:
+    training = [f"clinic-{number:03d}" for number in range(300)]
+    run = make_run(
+        classes=CLASSES_5, training=training, held_out=[f"far-{number:02d}" for number in range(20)], rounds=3
+    )
+    path = write_report(put(tmp_path, *run))
+    page = parsed(path)
+    assert path.stat().st_size < 1_000_000
+    assert "320 clinics took part. Tables and charts show the 12 of each role" in page.text
+    assert "All held-out clinics" in page.text
+
+
 @pytest.mark.parametrize("name", ["metrics.json", "rounds.jsonl"])
 def test_a_missing_file_is_a_data_error_with_a_next_step(tmp_path: Path, name: str) -> None:
     (put(tmp_path, *five_classes()) / name).unlink()

@@ -57,7 +57,7 @@ def test_what_happened_in_a_round_stands_in_its_line(tmp_path: Path) -> None:
     book.commit(model(1))
     (record,) = journal.read(tmp_path / "rounds.jsonl")
     assert record["egress"] == {"east": {"update": 120}, "north": {}, "west": {}}
-    assert record["train"] == {"east": {"loss": 0.123457, "cells": 6, "seconds": 0.5}}
+    assert record["train"] == {"east": {"loss": 0.123457, "cells": 6, "seconds": 0.5, "precision": "fp32"}}
     refused = {"round": 1, "clinic": "north", "stage": "update", "kind": "refused", "reason": "too long"}
     assert record["refused"] == [refused]
     assert (record["validation"], record["held_out"]) == ({"east": GOOD}, {"west": POOR})
@@ -141,7 +141,8 @@ def test_a_new_round_begins_with_a_clean_page(tmp_path: Path) -> None:
     book.note_missing(["east"])
     book.commit(model(1))
     commit(book, 2)
-    assert (book.records[1]["refused"], book.records[1]["missing"]) == ([], [])
+    second = journal.read(book.folder.journal)[1]
+    assert (second["refused"], second["missing"]) == ([], [])
 
 
 def test_what_the_server_carries_along_survives_to_the_bit_and_only_the_last_is_kept(tmp_path: Path) -> None:

@@ -34,11 +34,10 @@ def test_a_delta_of_one_over_n_is_refused_with_the_clinics_name() -> None:
 
 
 def test_the_last_stated_epsilon_of_each_clinic_is_told() -> None:
-    records = [{"train": {"a": {"epsilon": 1.0}, "b": {"epsilon": 1.5}}}, {"train": {"a": {"epsilon": 2.0}, "b": {}}}]
-    found = privacy_spent(a_study(epsilon=3.0), records)
+    found = privacy_spent(a_study(epsilon=3.0), {"a": 2.0, "b": 1.5})
     assert found is not None
     assert (found["epsilon"], found["delta"], found["spent"]) == (3.0, 1e-5, {"a": 2.0, "b": 1.5})
 
 
 def test_without_dp_sgd_there_is_nothing_to_tell() -> None:
-    assert privacy_spent(a_study(mode="none"), []) is None
+    assert privacy_spent(a_study(mode="none"), {}) is None

@@ -22,6 +22,7 @@ from wbc_common.wire import (
     encode_reply,
     record_arrays,
 )
+from wbc_server import journal
 from wbc_server.participation import Roster
 from wbc_server.round_book import RoundBook
 from wbc_server.run_folder import RunFolder
@@ -87,7 +88,7 @@ def train_round(strategy: WbcStrategy, grid: InProcessGrid, without: tuple[str, 
 
 def commit(strategy: WbcStrategy) -> dict[str, Any]:
     strategy.aggregate_evaluate(1, [])
-    return strategy.book.records[-1]
+    return journal.read(strategy.book.folder.journal)[-1]
 
 
 def test_the_model_becomes_the_class_count_aware_average(tmp_path: Path) -> None:
@@ -219,7 +220,7 @@ def test_training_clinics_validate_and_held_out_ones_measure_on_all_cells(tmp_pa
     messages = strategy.configure_evaluate(1, encode_arrays(a_model()), ConfigRecord(), grid)
     strategy.aggregate_evaluate(1, grid.send_and_receive(messages))
     assert [(clinic, task.split) for clinic, task in seen] == [("east", "val"), ("north", "val"), ("west", "all")]
-    record = strategy.book.records[-1]
+    record = journal.read(strategy.book.folder.journal)[-1]
     assert (set(record["validation"]), set(record["held_out"])) == ({"east", "north"}, {"west"})
     model = seen[0][1].model
     assert model is not None
@@ -237,7 +238,7 @@ def test_more_cells_than_declared_are_no_evaluation(tmp_path: Path) -> None:
     grid = grid_of(boasts)
     messages = strategy.configure_evaluate(1, encode_arrays(a_model()), ConfigRecord(), grid)
     strategy.aggregate_evaluate(1, grid.send_and_receive(messages))
-    record = strategy.book.records[-1]
+    record = journal.read(strategy.book.folder.journal)[-1]
     assert list(record["validation"]) == ["east"]
     assert [(entry["clinic"], entry["stage"]) for entry in record["refused"]] == [("north", "evaluation")]
 

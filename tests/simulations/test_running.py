@@ -53,7 +53,7 @@ def test_clinics_are_opened_before_the_first_round(started: RunFolder, monkeypat
         (clinics / f"{name}.toml").touch()
     monkeypatch.setattr(running, "write_clinics", lambda *args: clinics)
     monkeypatch.setattr(running, "open_clinic", lambda path: order.append(path.stem))
-    monkeypatch.setattr(running, "run_study", lambda *args: order.append("rounds"))
+    monkeypatch.setattr(running, "run_study", lambda *args, ray_address: order.append("rounds"))
     finish_run(*continue_run(started), started, "in-process")
     assert order == ["east", "north", "rounds"]
 

@@ -94,7 +94,7 @@ def test_resume_takes_no_other_plan(exit_of, capsys: pytest.CaptureFixture[str],
 def test_ctrl_c_says_how_to_go_on_and_exits_130(
     exit_of, study_file: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*arguments: object) -> None:
+    def interrupted(*arguments: object, ray_address: str | None) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(running, "finish_run", interrupted)
@@ -102,7 +102,9 @@ def test_ctrl_c_says_how_to_go_on_and_exits_130(
     assert "go on with: wbc-simulate run --output out --resume" in capsys.readouterr().out
     gone_on: list[tuple[Experiment, RunFolder]] = []
 
-    def finish(experiment: Experiment, plan: object, folder: RunFolder, engine: str) -> None:
+    def finish(
+        experiment: Experiment, plan: object, folder: RunFolder, engine: str, *, ray_address: str | None
+    ) -> None:
         gone_on.append((experiment, folder))
         raise KeyboardInterrupt
 
@@ -114,7 +116,7 @@ def test_ctrl_c_says_how_to_go_on_and_exits_130(
 def test_settings_and_held_out_clinics_reach_the_plan(
     exit_of, study_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*arguments: object) -> None:
+    def interrupted(*arguments: object, ray_address: str | None) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(running, "finish_run", interrupted)

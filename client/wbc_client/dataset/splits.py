@@ -11,9 +11,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
-from sklearn.model_selection import StratifiedGroupKFold
 
 from wbc_client.dataset.cell_set import SPLITS
 from wbc_common.errors import DataError
@@ -29,6 +26,9 @@ def connected_units(groups: Sequence[str], near_duplicates: Sequence[str]) -> ND
 
     An empty name joins nothing.
     """
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
     marks = [("group", name) for name in groups], [("near-duplicate", name) for name in near_duplicates]
     edges = [(cell, mark) for column in marks for cell, mark in enumerate(column) if mark[1]]
     node = {mark: len(groups) + place for place, mark in enumerate(dict.fromkeys(mark for _, mark in edges))}
@@ -64,6 +64,8 @@ def assign_splits(labels: NDArray[np.int64], groups: NDArray[np.int64], seed: in
 
 
 def _folds(labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    from sklearn.model_selection import StratifiedGroupKFold
+
     strata = labels if np.bincount(np.unique(labels, return_inverse=True)[1]).max() >= FOLDS else np.zeros_like(labels)
     splitter = StratifiedGroupKFold(n_splits=FOLDS, shuffle=True, random_state=seed % 2**32)
     fold = np.empty(len(labels), dtype=np.int64)

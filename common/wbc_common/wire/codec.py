@@ -5,7 +5,7 @@ decoded values make sense is for the receiver (`wbc_server.gate`, `wbc_client.bo
 """
 
 from collections.abc import Mapping
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 from flwr.app import ConfigRecord, ConfigRecordValues, Error, MetricRecord, MetricRecordValues, RecordDict
@@ -50,6 +50,7 @@ MESSAGE_TYPES: Mapping[TaskKind, str] = {
     "evaluate": "evaluate",
 }
 ERROR_CODE = 1000
+_BITS: Mapping[Literal["fp32", "bf16"], int] = {"fp32": 32, "bf16": 16}
 
 _TASK, _MODEL, _TOTALS, _STAIN_TOTALS = "task", "model", "class-sum-totals", "stain-sum-totals"
 _STAIN, _WISH, _CALIBRATION = "stain-sums", "calibration-request", "calibration"
@@ -130,7 +131,12 @@ def encode_reply(reply: Reply) -> RecordDict:
     if isinstance(reply, ClassSums):
         return RecordDict({_SUMS: encode_arrays({"sums": reply.sums, "counts": reply.counts})})
     if isinstance(reply, Update):
-        training: dict[str, MetricRecordValues] = {**reply.losses, "cells": reply.num_cells, "seconds": reply.seconds}
+        training: dict[str, MetricRecordValues] = {
+            **reply.losses,
+            "cells": reply.num_cells,
+            "seconds": reply.seconds,
+            "precision-bits": _BITS[reply.precision],
+        }
         if reply.epsilon is not None:
             training["epsilon"] = reply.epsilon
         return RecordDict(
@@ -183,7 +189,8 @@ def decode_update(records: RecordDict) -> Update:
     """A clinic's update; MessageError if it is none."""
     only(records, REPLY_RECORDS["train"])
     training = metrics(records, _TRAINING)
-    losses = {name: value for name, value in training.items() if name not in ("cells", "seconds", "epsilon")}
+    beside = ("cells", "seconds", "precision-bits", "epsilon")
+    losses = {name: value for name, value in training.items() if name not in beside}
     return Update(
         delta=decode_arrays(records, _UPDATE),
         class_counts=array(records, _COUNTS, "counts", ndim=1).astype(np.float64),
@@ -191,6 +198,7 @@ def decode_update(records: RecordDict) -> Update:
         num_cells=_whole(training.get("cells", 0.0)),
         seconds=training.get("seconds", 0.0),
         epsilon=training.get("epsilon"),
+        precision=_precision(training.get("precision-bits", 32.0)),
     )
 
 
@@ -215,6 +223,13 @@ def encode_error(kind: str, reference: str) -> Error:
 def num_bytes(records: RecordDict) -> int:
     """Size of the records' content in bytes, without Flower's envelope."""
     return sum(int(record.count_bytes()) for record in records.values())
+
+
+def _precision(bits: float) -> Literal["fp32", "bf16"]:
+    for name, size in _BITS.items():
+        if bits == size:
+            return name
+    raise wrong(f"a precision of {bits} bits", f"one of {', '.join(map(str, _BITS.values()))}")
 
 
 def _whole(number: float) -> int:

@@ -82,6 +82,7 @@ class Update:
     """What training changed: `delta` float32 arrays, training `class_counts` [C], mean losses, cells seen, seconds.
 
     `epsilon` is the privacy budget that the clinic has spent on this plan so far; None without DP-SGD.
+    `precision` is what convolutions computed in at the clinic, "fp32" or "bf16".
     """
 
     delta: Arrays
@@ -90,6 +91,7 @@ class Update:
     num_cells: int
     seconds: float
     epsilon: float | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
 
 
 @dataclass(frozen=True)

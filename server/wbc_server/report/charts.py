@@ -17,13 +17,17 @@ from wbc_server.report.words import rate, readable, short
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+Curves = dict[str, tuple[list[int], list[float]]]
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.6)), (0, (5, 1.5, 1, 1.5)))
 _LABEL_GAP = 0.055
 
 
-def learning_chart(run: Run) -> str | None:
-    """Macro-F1 by round: each held-out clinic, and the training clinics' mean validation; None without two points."""
-    held_out = _curves(run, "held_out")
+def learning_chart(run: Run, few: Run) -> str | None:
+    """Macro-F1 by round: each held-out clinic of `few`, and the mean validation of all training clinics of `run`.
+
+    None without two points.
+    """
+    held_out = _curves(few, "held_out")
     validation = _curves(run, "validation")
     if len({number for rounds, _ in [*held_out.values(), *validation.values()] for number in rounds}) < 2:
         return None
@@ -31,7 +35,7 @@ def learning_chart(run: Run) -> str | None:
         figure = new_figure(600, 330)
         axes = figure.subplots()
         _frame_rates(axes, run)
-        ends = _draw_validation(axes, validation)
+        ends = _draw_validation(axes, validation, _curves(few, "validation"))
         for index, (clinic, (rounds, values)) in enumerate(sorted(held_out.items())):
             axes.plot(rounds, values, color=HELD_OUT, linewidth=2, linestyle=_DASHES[index % len(_DASHES)],
                       marker="D", markersize=5.5, markevery=_every(rounds))  # fmt: skip
@@ -91,9 +95,9 @@ def recall_chart(records: Sequence[ClassRecord], rare: Sequence[str], *, name: s
         return to_svg(figure, name)
 
 
-def _curves(run: Run, which: str) -> dict[str, tuple[list[int], list[float]]]:
+def _curves(run: Run, which: str) -> Curves:
     """Macro-F1 by round of every clinic that was evaluated: name → rounds, values."""
-    curves: dict[str, tuple[list[int], list[float]]] = {}
+    curves: Curves = {}
     for record in run.rounds:
         matrices: dict[str, Matrix] = (record.held_out if which == "held_out" else record.validation) or {}
         for clinic, matrix in matrices.items():
@@ -105,8 +109,8 @@ def _curves(run: Run, which: str) -> dict[str, tuple[list[int], list[float]]]:
     return curves
 
 
-def _draw_validation(axes: "Axes", curves: dict[str, tuple[list[int], list[float]]]) -> list[tuple[float, str, str]]:
-    for rounds, values in curves.values():
+def _draw_validation(axes: "Axes", curves: Curves, shown: Curves) -> list[tuple[float, str, str]]:
+    for rounds, values in shown.values():
         axes.plot(rounds, values, color=TRAINING, linewidth=0.8, alpha=0.35)
     by_round: dict[int, list[float]] = {}
     for rounds, values in curves.values():

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from wbc_common.cells import BLASTS
 from wbc_common.confusion import Counts, wilson_interval
 from wbc_server.report.figures import Figure
+from wbc_server.report.focus import MOST
 from wbc_server.report.inputs import Evaluation, MeanRecord, Metrics, Refusal, Run, Split
 from wbc_server.report.words import count, counted, interval, listed, ranges, rate, readable, share, spelled
 
@@ -115,11 +116,13 @@ def _answer(metrics: Metrics) -> str:
     cells = sum(int(evaluation.counts.sum()) for evaluation in metrics.held_out.values())
     figure = _headline_means(metrics)[0].macro_f1
     if figure.value is None:
-        return f"On {listed(names)}, held out of training, macro-F1 could not be computed ({counted(cells, 'cell')})."
+        who = listed(names) if len(names) <= MOST else f"{spelled(len(names)).lower()} clinics"
+        return f"On {who}, held out of training, macro-F1 could not be computed ({counted(cells, 'cell')})."
+    those = f" ({listed(names)})" if len(names) <= MOST else ""
     where = (
         f"On {names[0]}, a clinic that took no part in training,"
         if len(names) == 1
-        else f"On {spelled(len(names)).lower()} clinics that took no part in training ({listed(names)}), the mean"
+        else f"On {spelled(len(names)).lower()} clinics that took no part in training{those}, the mean"
     )
     bounds = f"95 % interval {interval(figure)}; " if interval(figure) else ""
     return f"{where} macro-F1 is {rate(figure.value)} ({bounds}{counted(cells, 'cell')})."

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from wbc_server.report import charts, findings, tables, words
+from wbc_server.report import charts, findings, focus, tables, words
 from wbc_server.report.inputs import Metrics, Run, read_run
 
 
@@ -48,42 +48,45 @@ def render(run: Run) -> str:
 
 def _context(run: Run) -> dict[str, Any]:
     metrics = run.metrics
-    kinds, sent = tables.egress(metrics)
+    names = focus.shown_clinics(metrics)
+    few = focus.only(run, names)
+    kinds, sent = tables.egress(few.metrics)
     return {
         "metrics": metrics,
         "study": metrics.study,
         "summary": findings.summary(run),
         "tiles": findings.tiles(run),
         "absences": findings.absences(run),
-        "case_mix": tables.case_mix(metrics),
+        "not_shown": focus.note(metrics, names),
+        "case_mix": tables.case_mix(few.metrics),
         "training_shares": tables.training_shares(metrics),
-        "results": tables.results(metrics),
-        "blasts": any(one.blast.value is not None for one in tables.results(metrics)),
+        "results": tables.results(few.metrics),
+        "blasts": any(one.blast.value is not None for one in tables.results(few.metrics)),
         "egress_kinds": [tables.EGRESS_KINDS.get(kind, (kind, "")) for kind in kinds],
         "egress": sent,
         "held_out_senders": _held_out_senders(metrics),
         "shade_ends": [f"{100 * end:.0f}" for end in tables.SHADE_ENDS],
-        "class_views": tables.class_views(metrics),
-        **_charts(run),
+        "class_views": tables.class_views(metrics, few.metrics),
+        **_charts(run, few),
     }
 
 
-def _charts(run: Run) -> dict[str, Any]:
+def _charts(run: Run, few: Run) -> dict[str, Any]:
     """Inline SVG by name; safe to mark as markup because matplotlib escapes every text it draws."""
     from markupsafe import Markup
 
     metrics = run.metrics
     drawn = {
-        "learning_chart": charts.learning_chart(run),
-        "gap_chart": charts.generalisation_chart(metrics),
+        "learning_chart": charts.learning_chart(run, few),
+        "gap_chart": charts.generalisation_chart(few.metrics),
     }
     recall_charts = [
         charts.recall_chart(view.records, metrics.rare_classes, name=f"recall{place}", held_out=bool(metrics.held_out))
-        for place, view in enumerate(tables.class_views(metrics))
+        for place, view in enumerate(tables.class_views(metrics, few.metrics))
     ]
     return {
         **{name: Markup(svg) if svg else None for name, svg in drawn.items()},
-        "loss_charts": {name: Markup(svg) for name, svg in charts.loss_charts(run).items()},
+        "loss_charts": {name: Markup(svg) for name, svg in charts.loss_charts(few).items()},
         "recall_charts": [Markup(svg) for svg in recall_charts],
     }
 

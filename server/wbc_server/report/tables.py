@@ -129,12 +129,13 @@ def by_role(metrics: Metrics) -> list[str]:
     return sorted(metrics.clinics, key=lambda name: (metrics.clinics[name].role == "held-out", name))
 
 
-def class_views(metrics: Metrics) -> list[ClassView]:
-    """Each held-out clinic and, where there are several, their sum; the sum of in-domain cells where there is none."""
-    views = [_view(name, one.counts, one.per_class, metrics) for name, one in sorted(metrics.held_out.items())]
+def class_views(metrics: Metrics, shown: Metrics) -> list[ClassView]:
+    """Each held-out clinic of `shown` and, where there are several in all, the sum of all; the sum of in-domain cells
+    where there is none."""
+    views = [_view(name, one.counts, one.per_class, metrics) for name, one in sorted(shown.held_out.items())]
     title, evaluations = _whole(metrics)
     total = summed(evaluations)
-    if total is None or len(views) == 1:
+    if total is None or len(metrics.held_out) == 1:
         return views
     return [*views, _view(title, total, _records(total, metrics), metrics)]
 

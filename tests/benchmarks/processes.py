@@ -1,0 +1,68 @@
+"""Running a command and watching it: wall time, output, and peak memory of its processes from Linux' /proc."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_EVERY_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A finished command: wall seconds, what it printed, and peaks in MB (largest process; all of them together)."""
+
+    seconds: float
+    output: str
+    largest_mb: float
+    together_mb: float
+
+
+def watch(command: Sequence[str], environment: dict[str, str]) -> Watched:
+    """Run a command to its end; a failure ends the benchmark with its output."""
+    started = time.perf_counter()
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    peaks = [0.0, 0.0]
+    over = threading.Event()
+    watcher = threading.Thread(target=_watch_memory, args=(process.pid, peaks, over))
+    watcher.start()
+    output, errors = process.communicate()
+    seconds = time.perf_counter() - started
+    over.set()
+    watcher.join()
+    if process.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{errors}")
+    return Watched(seconds, output, peaks[0], peaks[1])
+
+
+def _watch_memory(root: int, peaks: list[float], over: threading.Event) -> None:
+    while not over.wait(_EVERY_SECONDS):
+        # Pss shares what processes have in common among them, so that a sum counts it once.
+        sizes = [size for pid in _family(root) if (size := _memory_mb(pid))]
+        peaks[0] = max(peaks[0], *sizes, 0.0)
+        peaks[1] = max(peaks[1], sum(sizes))
+
+
+def _family(root: int) -> list[int]:
+    """A process and all that descend from it."""
+    parents: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    found = [root]
+    for pid in found:
+        found += [child for child, parent in parents.items() if parent == pid]
+    return found
+
+
+def _memory_mb(pid: int) -> float:
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in text.splitlines() if line.startswith("Pss:")), 0.0)
