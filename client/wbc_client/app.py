@@ -14,6 +14,12 @@ def describe(message: Message, context: Context) -> Message:
     return answer(message, context)
 
 
+@app.query("stain_sums")
+def stain_sums(message: Message, context: Context) -> Message:
+    """Sums of stain statistics."""
+    return answer(message, context)
+
+
 @app.query("class_sums")
 def class_sums(message: Message, context: Context) -> Message:
     """Sums of features per class."""

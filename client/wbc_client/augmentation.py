@@ -1,10 +1,11 @@
 """Augmentation on batches of tensors: the cell as it could have lain, and as another lab could have stained it.
 
-Two levels. *geometric* is one affine map per image, since a cell has no up and its neighbours move with it. *stain*
+Three levels. *geometric* is one affine map per image, since a cell has no up and its neighbours move with it. *stain*
 adds one affine map per image in optical density (docs/method.md §3), where dye strength and hue (a 3×3 colour matrix),
 gamma (a factor), brightness and colour casts (shifts) compose into `OD' = A·OD + t`: one logarithm and one exponential
 per pixel, far faster than hue jitter; then blur, noise and darkness of poor cameras on some images. The ranges are
 those of Tellez et al. 2019 ("HED-strong") and RandStainNA (Shen et al. 2022), inflated; none was fitted to a clinic.
+*federated-stain* takes the stain from `wbc_client.virtual_stains` instead, which the training clinics' sums describe.
 
 All randomness is drawn per image from the generator given, on that generator's device.
 """
@@ -15,6 +16,7 @@ from typing import Literal
 import torch
 from torch.nn import functional
 
+from wbc_client.virtual_stains import VirtualStains
 from wbc_common.stain import from_optical_density, to_optical_density
 
 ZOOM = (0.7, 1.4)
@@ -29,15 +31,17 @@ BLUR_SIGMA_PX = (0.4, 1.2)
 NOISE_SHARE = 0.2
 NOISE_LEVEL = 0.04  # largest deviation, of the full range
 
-Level = Literal["none", "geometric", "stain"]
+Level = Literal["none", "geometric", "stain", "federated-stain"]
 
 
 @torch.no_grad()
-def augment(images: torch.Tensor, level: Level, generator: torch.Generator) -> torch.Tensor:
+def augment(
+    images: torch.Tensor, level: Level, generator: torch.Generator, stains: VirtualStains | None = None
+) -> torch.Tensor:
     """A random version of each image: float32 [B, 3, H, W] in 0..1.
 
     `images` uint8 or float in 0..1, [B, 3, H, W]; never changed, though level "none" may hand them back.
-    The same generator state gives the same result.
+    `stains` are those of level "federated-stain". The same generator state gives the same result.
     """
     pixels = _as_float(images)
     if level == "none":
@@ -45,7 +49,7 @@ def augment(images: torch.Tensor, level: Level, generator: torch.Generator) -> t
     pixels = _moved(pixels, generator)
     if level == "geometric":
         return pixels
-    pixels = _restained(pixels, generator)
+    pixels = restain(pixels, generator, stains)
     pixels = _blurred(pixels, generator)
     return _noisy(pixels, generator).clamp_(0, 1)
 
@@ -80,6 +84,14 @@ def _affine_maps(number: int, generator: torch.Generator) -> torch.Tensor:
     turned = torch.stack([cosine * mirror, -sine, sine * mirror, cosine], dim=1).view(number, 2, 2)
     shift = _uniform((number, 2, 1), (-2 * SHIFT, 2 * SHIFT), generator)
     return torch.cat([turned, shift], dim=2)
+
+
+def restain(images: torch.Tensor, generator: torch.Generator, stains: VirtualStains | None) -> torch.Tensor:
+    """Float images [B, 3, H, W] each as another lab could have stained it; not clipped to 0..1.
+
+    Virtual stains of the federation where they are given, else a map of our own ranges.
+    """
+    return _restained(images, generator) if stains is None else stains.apply(images, generator)
 
 
 def _restained(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

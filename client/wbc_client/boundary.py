@@ -15,7 +15,7 @@ from wbc_client.ledger import Departure, enter
 from wbc_client.location import clinic_file
 from wbc_client.tasks import perform
 from wbc_common.errors import PolicyError, WbcError
-from wbc_common.wire import REPLY_RECORDS, Task, TaskKind, decode_task, encode_error, encode_reply
+from wbc_common.wire import OPTIONAL_RECORDS, REPLY_RECORDS, Task, TaskKind, decode_task, encode_error, encode_reply
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +38,10 @@ def check_records(kind: TaskKind, records: RecordDict) -> None:
     Raises:
         PolicyError: something else was about to leave.
     """
-    if set(records) != REPLY_RECORDS[kind]:
+    needed, optional = REPLY_RECORDS[kind], OPTIONAL_RECORDS.get(kind, frozenset())
+    if not needed <= set(records) <= needed | optional:
         raise PolicyError(
-            f"a reply to '{kind}' would hold {sorted(records)}, allowed are {sorted(REPLY_RECORDS[kind])}",
+            f"a reply to '{kind}' would hold {sorted(records)}, allowed are {sorted(needed | optional)}",
             remedy="report this as a bug; nothing has left",
         )
 

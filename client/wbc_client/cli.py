@@ -51,12 +51,17 @@ def check(
 def predict(
     model: Annotated[Path, typer.Argument(help="model.safetensors of a run")],
     images: Annotated[list[Path], typer.Argument(help="images of single cells, or folders of them")],
+    head: Annotated[Path | None, typer.Option(help="personal-head.safetensors that this clinic kept")] = None,
     as_json: Json = False,
 ) -> None:
     """Classify single-cell images on this machine. Probabilities are not calibrated; no clinical use."""
     from wbc_client.predict import classify, image_files, load_model
 
     network, study = load_model(model)
+    if head is not None:
+        from wbc_client.personal import put_head
+
+        put_head(network, head, study)
     for found in classify(network, study, image_files(images)):
         if as_json:
             typer.echo(json.dumps({"path": str(found.path), "class": found.cell_class, **found.probabilities}))

@@ -30,7 +30,13 @@ def evaluate(
     The draws depend on the clinic alone, not on model, seed or round: two models measured on the same cells are
     compared on the same draws (paired bootstrap, docs/method.md §5.5).
     """
-    predicted = predict(model, cells.images, device, precision=precision).argmax(dim=1)
+    logits = predict(model, cells.images, device, precision=precision)
+    return count(logits, cells, replicates=replicates, clinic=clinic)
+
+
+def count(logits: torch.Tensor, cells: CellSet, *, replicates: int, clinic: str) -> Evaluation:
+    """The counts of `evaluate` from logits [N, C] of the cells."""
+    predicted = logits.argmax(dim=1)
     exact = cells.exact
     true, guess = cells.labels[exact].numpy(), predicted[exact].numpy()
     num_classes = cells.allowed.shape[1]

@@ -1,11 +1,14 @@
-"""Passing stored cells through a network without training: features, predictions, class sums.
+"""Passing stored cells through a network without training: features, predictions, class and stain sums.
 
 Cells stay uint8 tensors; a batch becomes float on its way into the network, exactly as in training but not augmented.
 Batches are small enough for a processor's cache.
 """
 
 from collections.abc import Iterator
+from functools import reduce
+from operator import add
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +18,8 @@ from wbc_client.losses import class_sums
 from wbc_client.precision import Precision, computing_in
 from wbc_common.appearance import normalise
 from wbc_common.models import Network
+from wbc_common.stain import stain_sums
+from wbc_common.stain_sums import NUM_STATISTICS, StainSums
 from wbc_common.wire import ClassSums
 
 _BATCH = 64
@@ -28,6 +33,14 @@ def predict(model: Network, images: Tensor, device: torch.device, *, precision: 
     return torch.cat(batches) if batches else torch.empty(0, model.head.out_features)
 
 
+def all_features(model: Network, images: Tensor, device: torch.device) -> Tensor:
+    """Features float32 [N, D] on the CPU of images uint8 [N, 3, H, W]."""
+    model.eval()
+    with torch.inference_mode():
+        batches = [model.features(batch).float().cpu() for batch in _batches(images, device)]
+    return torch.cat(batches).clone() if batches else torch.empty(0, model.head.in_features)
+
+
 def sum_features(model: Network, cells: CellSet, device: torch.device, *, precision: Precision = "fp32") -> ClassSums:
     """S_{k,c} and n_{k,c} of a clinic's cells under a model: sums of unit-norm features [C, D] and counts [C]."""
     model.eval()
@@ -37,6 +50,12 @@ def sum_features(model: Network, cells: CellSet, device: torch.device, *, precis
     features = torch.cat(batches) if batches else torch.empty(0, model.head.in_features)
     sums, counts = class_sums(features, cells.labels, model.head.out_features)
     return ClassSums(sums.numpy(), counts.numpy())
+
+
+def sum_stain(cells: CellSet) -> StainSums:
+    """The stain sums of a clinic's cells: moments of each image's optical density, added up."""
+    parts = [stain_sums(cells.images[start : start + _BATCH].float() / 255) for start in range(0, len(cells), _BATCH)]
+    return reduce(add, parts, StainSums(0, np.zeros(NUM_STATISTICS), np.zeros(NUM_STATISTICS)))
 
 
 def _features(model: Network, batch: Tensor, precision: Precision) -> Tensor:

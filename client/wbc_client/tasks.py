@@ -5,14 +5,18 @@ neither trains nor contributes sums.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from wbc_client.clinic import Clinic
 from wbc_client.dataset.cell_set import SPLITS, CellSet
-from wbc_client.evaluation import evaluate as evaluate_cells
-from wbc_client.training import train_locally
+from wbc_client.features import sum_stain
+from wbc_client.measuring import measure, measure_personal_head
+from wbc_client.round_training import train_round
+from wbc_client.virtual_stains import VirtualStains, virtual_stains
 from wbc_common.errors import DataError, MessageError, PolicyError
+from wbc_common.stain_sums import StainSums
 from wbc_common.wire import Arrays, ClassSums, Description, Evaluation, EvaluationSplit, Reply, Task, TaskKind, Update
 
 
@@ -34,6 +38,14 @@ def describe(clinic: Clinic, task: Task) -> Description:
     return Description(clinic.site.clinic, counts)
 
 
+def stain_sums(clinic: Clinic, task: Task) -> StainSums:
+    """Sums of the stain statistics of the training cells."""
+    _check_trains(clinic)
+    if not clinic.study.pools_stain:
+        raise PolicyError("the plan pools no stain sums", remedy="set training.augmentation = 'federated-stain' in it")
+    return sum_stain(_some(clinic.cells.part("train"), "training"))
+
+
 def class_sums(clinic: Clinic, task: Task) -> ClassSums:
     """Sums of features per class of the training cells, under the received model."""
     _check_trains(clinic)
@@ -43,33 +55,25 @@ def class_sums(clinic: Clinic, task: Task) -> ClassSums:
 def train(clinic: Clinic, task: Task) -> Update:
     """Train on this clinic's training cells."""
     _check_trains(clinic)
-    arrays = _model_of(task)
-    sums = None if task.totals is None else (clinic.class_sums(arrays), task.totals)
-    return train_locally(
-        clinic.model(arrays),
-        _some(clinic.cells.part("train"), "training"),
-        clinic.study,
-        clinic=clinic.site.clinic,
-        round_number=task.round_number,
-        sums=sums,
-    )
+    cells = _some(clinic.cells.part("train"), "training")
+    return train_round(clinic, cells, task, _model_of(task), _stains_of(clinic, task))
 
 
 def evaluate(clinic: Clinic, task: Task) -> Evaluation:
     """Measure the received model on one split, or on all cells."""
-    limit = clinic.study.evaluation.bootstrap_replicates
-    return evaluate_cells(
-        clinic.model(_model_of(task)),
-        _split(clinic.cells, task.split),
-        clinic.device,
-        replicates=min(task.replicates, limit),
-        clinic=clinic.site.clinic,
-        precision=clinic.precision,
+    found = measure(clinic, _split(clinic.cells, task.split), task, _model_of(task), _stains_of(clinic, task))
+    if task.split != "test" or clinic.site.clinic not in clinic.study.personal.clinics:
+        return found
+    training = _some(clinic.cells.part("train"), "training")
+    personal = measure_personal_head(
+        clinic, training, clinic.cells.part("test"), _model_of(task), _stains_of(clinic, task)
     )
+    return replace(found, personal=personal)
 
 
 _PERFORM: Mapping[TaskKind, Callable[[Clinic, Task], Reply]] = {
     "describe": describe,
+    "stain-sums": stain_sums,
     "class-sums": class_sums,
     "train": train,
     "evaluate": evaluate,
@@ -96,6 +100,15 @@ def _model_of(task: Task) -> Arrays:
     if task.model is None:
         raise MessageError(f"task '{task.kind}' came without a model", remedy="run the same version at both sides")
     return task.model
+
+
+def _stains_of(clinic: Clinic, task: Task) -> VirtualStains | None:
+    """The federation's stains that came with a task, where the plan pools them."""
+    if not clinic.study.pools_stain:
+        return None
+    if task.stain is None:
+        raise MessageError(f"task '{task.kind}' came without stain sums", remedy="run the same version at both sides")
+    return virtual_stains(task.stain, clinic.study.training.stain_inflation)
 
 
 def _split(cells: CellSet, split: EvaluationSplit) -> CellSet:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wbc_client.augmentation import augment
 from wbc_client.dataset.cell_set import CellSet
@@ -20,10 +20,11 @@ from wbc_client.losses import (
     DomainAwareLoss,
     LossTerms,
     anchors_from_sums,
-    prior_offset,
+    imbalance_of,
     proximal_term,
 )
 from wbc_client.precision import Precision, computing_in, resolve_precision
+from wbc_client.virtual_stains import VirtualStains
 from wbc_common.appearance import normalise
 from wbc_common.models import Network, model_arrays
 from wbc_common.seeds import torch_generator
@@ -34,7 +35,14 @@ SumPair = tuple[ClassSums, ClassSums]
 
 
 def train_locally(
-    model: Network, cells: CellSet, study: StudyConfig, *, clinic: str, round_number: int, sums: SumPair | None
+    model: Network,
+    cells: CellSet,
+    study: StudyConfig,
+    *,
+    clinic: str,
+    round_number: int,
+    sums: SumPair | None,
+    stains: VirtualStains | None = None,
 ) -> Update:
     """Train a received model on one clinic's training cells.
 
@@ -42,6 +50,7 @@ def train_locally(
         model: the global model, on the device to train on; changed in place.
         cells: training cells, N ≥ 1.
         sums: class sums (own, total) under the received model; None leaves the alignment term out.
+        stains: those of the federation, for augmentation "federated-stain".
 
     Returns:
         The update: parameters after minus before, the clinic's class counts, and mean loss terms of the last epoch.
@@ -52,14 +61,14 @@ def train_locally(
     loss = _build_loss(model, cells, study.loss, sums)
     generator = torch_generator(study.seed, "training", clinic, round_number)
     rate = learning_rate(study.training, round_number, study.rounds)
-    optimizer = _optimizer(model, study.training, rate)
+    optimizer = build_optimizer(model, study.training, rate)
     precision = resolve_precision(study.training.precision, device)
     anchor = [parameter.detach().clone() for parameter in model.parameters()]
     model.train()
     for _ in range(study.training.local_epochs):
         terms = [
             _step(model, optimizer, loss, anchor, images=images, allowed=allowed, precision=precision)
-            for images, allowed in _batches(cells, study.training, generator, device)
+            for images, allowed in _batches(cells, study.training, generator, device, stains)
         ]
     return Update(
         delta=_difference(model_arrays(model), received),
@@ -81,11 +90,10 @@ def learning_rate(training: TrainingSettings, round_number: int, rounds: int) ->
 def _build_loss(model: Network, cells: CellSet, settings: LossSettings, sums: SumPair | None) -> DomainAwareLoss:
     device = model.head.weight.device
     counts = torch.from_numpy(cells.class_counts()).to(device, torch.float32)
-    adjusted = settings.classification == "logit-adjusted"
     head = (model.head.weight.detach().clone(), model.head.bias.detach().clone())
     return DomainAwareLoss(
         settings=settings,
-        offset=prior_offset(counts, settings) if adjusted else None,
+        classify=imbalance_of(counts, settings),
         anchors=_anchors(sums, settings, device),
         frozen_head=head,
     )
@@ -104,20 +112,25 @@ def _anchors(sums: SumPair | None, settings: LossSettings, device: torch.device)
     )
 
 
-def _optimizer(model: Network, training: TrainingSettings, rate: float) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, training: TrainingSettings, rate: float) -> torch.optim.Optimizer:
+    """The plan's optimiser over a network's parameters, or over those of its head."""
     if training.optimizer == "sgd":
         return torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=training.weight_decay)
     return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=training.weight_decay, fused=True)
 
 
 def _batches(
-    cells: CellSet, training: TrainingSettings, generator: torch.Generator, device: torch.device
+    cells: CellSet,
+    training: TrainingSettings,
+    generator: torch.Generator,
+    device: torch.device,
+    stains: VirtualStains | None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Augmented, normalised images [B, 3, H, W] and allowed classes bool [B, C], every cell once, in random order."""
     order = torch.randperm(len(cells), generator=generator)
     for start in range(0, len(order), training.batch_size):
         index = order[start : start + training.batch_size]
-        images = augment(cells.images[index], training.augmentation, generator)
+        images = augment(cells.images[index], training.augmentation, generator, stains)
         yield as_input(normalise(images), device), cells.allowed[index].to(device)
 
 

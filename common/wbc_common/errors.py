@@ -63,6 +63,12 @@ class PolicyError(WbcError):
     kind = "policy"
 
 
+class BudgetSpent(PolicyError):
+    """A training round that this clinic's privacy budget does not allow."""
+
+    kind = "budget"
+
+
 class UpdateRefused(WbcError):
     """A clinic's reply that must not count; the round goes on without it."""
 

@@ -6,9 +6,9 @@ strength, hue, brightness and gamma are all affine in OD = −log((I + ε)/I₀)
 pixel at 5.5. What a clinic shares are `StainSums`, which add across clinics: never one image's statistics.
 """
 
-from dataclasses import dataclass
-
 import torch
+
+from wbc_common.stain_sums import StainSums
 
 EPSILON = 1 / 255
 
@@ -29,30 +29,7 @@ def od_statistics(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return mean, spread
 
 
-@dataclass(frozen=True)
-class StainSums:
-    """Sums over images of each OD statistic and of its square; columns are the 3 means, then the 3 spreads.
-
-    Args:
-        images: number of images summed.
-        first: float64 [6], sums.
-        second: float64 [6], sums of squares.
-    """
-
-    images: int
-    first: torch.Tensor
-    second: torch.Tensor
-
-    def __add__(self, other: "StainSums") -> "StainSums":
-        return StainSums(self.images + other.images, self.first + other.first, self.second + other.second)
-
-    def gaussian(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The pooled Gaussian of each statistic, from the sums alone: mean [6] and population deviation [6]."""
-        mean = self.first / self.images
-        return mean, (self.second / self.images - mean**2).clamp_min(0).sqrt()
-
-
 def stain_sums(images: torch.Tensor) -> StainSums:
     """The StainSums of a batch, float [B, 3, H, W] in 0..1."""
     statistics = torch.cat(od_statistics(images), dim=1).double()  # [B, 6]
-    return StainSums(len(images), statistics.sum(0), statistics.square().sum(0))
+    return StainSums(len(images), statistics.sum(0).numpy(), statistics.square().sum(0).numpy())

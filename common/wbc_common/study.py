@@ -5,30 +5,47 @@ docs/method.md, so that each ablation is one setting. `hash` covers the whole pl
 compares it with each message.
 """
 
-import difflib
 import hashlib
 import json
-import math
-import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from wbc_common.cells import REGISTRIES, Registry, registry
 from wbc_common.errors import SettingError
+from wbc_common.settings.loss import LossSettings
+from wbc_common.settings.personal import PersonalSettings
+from wbc_common.settings.privacy import PrivacySettings
+from wbc_common.settings.reading import Settings, read_toml, validated
+from wbc_common.settings.rules import contradictions
+from wbc_common.settings.server import AggregationSettings, EvaluationSettings
 
-Model = TypeVar("Model", bound=BaseModel)
+__all__ = [
+    "AggregationSettings",
+    "ClinicId",
+    "ClinicSettings",
+    "EvaluationSettings",
+    "ImageSettings",
+    "LossSettings",
+    "ModelSettings",
+    "PersonalSettings",
+    "PrivacySettings",
+    "Role",
+    "Settings",
+    "StudyConfig",
+    "TrainingSettings",
+    "parse_study",
+    "read_study",
+    "read_toml",
+    "validated",
+    "write_study",
+]
+
 ClinicId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Role = Literal["train", "held-out"]
 PrecisionSetting = Literal["auto", "fp32", "bf16"]
-
-
-class Settings(BaseModel):
-    """Frozen settings that refuse unknown keys and values that are not finite."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ClinicSettings(Settings):
@@ -103,48 +120,10 @@ class TrainingSettings(Settings):
     learning_rate: float = Field(1e-3, gt=0, le=10)
     weight_decay: float = Field(1e-2, ge=0, le=1)
     schedule: Literal["cosine", "constant"] = "cosine"
-    augmentation: Literal["none", "geometric", "stain"] = "stain"
+    augmentation: Literal["none", "geometric", "stain", "federated-stain"] = "stain"
+    stain_inflation: float = Field(1.75, ge=1, le=10, description="factor on the variance of federated stains")
+    head_only_rounds: int = Field(0, ge=0, description="R₂: last rounds that train the head alone, on balanced batches")
     precision: PrecisionSetting = "auto"
-
-
-class LossSettings(Settings):
-    """The domain-aware loss L1 + w2·L2 + w3·L3 + (μ/2)·‖θ − θ_t‖²; a weight of 0 switches a term off."""
-
-    classification: Literal["logit-adjusted", "cross-entropy"] = "logit-adjusted"
-    tau: float = Field(1.0, ge=0, le=10, description="strength of the prior's correction")
-    kappa: float = Field(1.0, gt=0, le=1000, description="pseudo-cells that smooth the prior")
-    alignment_weight: float = Field(0.1, ge=0, le=10, description="w2")
-    alignment_warmup: float = Field(0.15, ge=0, le=1, description="share of the rounds before L2 starts")
-    alignment_temperature: float = Field(0.15, gt=0, le=10, description="T")
-    alignment_exponent: float = Field(0.5, ge=0, le=2, description="ν")
-    alignment_min_cells: int = Field(50, ge=1, description="n_min: cells of other clinics an anchor needs")
-    guide_weight: float = Field(0.5, ge=0, le=10, description="w3")
-    proximal_weight: float = Field(0.0, ge=0, le=10, description="μ, FedProx")
-
-    def aligns(self, round_number: int, rounds: int) -> bool:
-        """Whether L2 counts in a round (from 1): the first `alignment_warmup` share of the rounds goes without."""
-        # The tolerance mends products such as 0.07·100 = 7.000000000000001, which would cost one round more.
-        warm_up_rounds = math.ceil(self.alignment_warmup * rounds - 1e-9)
-        return self.alignment_weight > 0 and round_number > warm_up_rounds
-
-
-class AggregationSettings(Settings):
-    """The server's rule, docs/method.md §2."""
-
-    rule: Literal["class-count-aware", "fedavg"] = "class-count-aware"
-    alpha: float = Field(0.5, ge=0, le=1, description="how much a rare class lifts the clinics that hold it")
-    head_smoothing: float = Field(0.5, ge=0, description="λ: pulls a head row's weights towards FedAvg's")
-    step_size: float = Field(1.0, gt=0, le=10, description="η")
-    max_share: float = Field(1.0, gt=0, le=1, description="cap on one clinic's share of any weight")
-    max_update_norm: float = Field(1e4, gt=0, description="an update with a larger L2 norm is refused")
-
-
-class EvaluationSettings(Settings):
-    """How the model is measured and chosen; selection looks at training clinics' validation cells alone."""
-
-    every_rounds: int = Field(1, ge=1)
-    selection: Literal["best-validation", "last"] = "best-validation"
-    bootstrap_replicates: int = Field(500, ge=0, le=10_000)
 
 
 class StudyConfig(Settings):
@@ -161,6 +140,15 @@ class StudyConfig(Settings):
     loss: LossSettings = LossSettings()
     aggregation: AggregationSettings = AggregationSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    privacy: PrivacySettings = PrivacySettings()
+    personal: PersonalSettings = PersonalSettings()
+
+    @model_validator(mode="after")
+    def _nothing_contradicts(self) -> Self:
+        found = contradictions(self)
+        if found:
+            raise ValueError("; ".join(found))
+        return self
 
     @property
     def classes(self) -> Registry:
@@ -172,6 +160,19 @@ class StudyConfig(Settings):
         """SHA-256 of the plan and of the registry's meaning."""
         canonical = json.dumps([self.model_dump(mode="json"), REGISTRIES[self.registry].digest], sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def trains_head_only(self, round_number: int) -> bool:
+        """Whether a round (from 1) is one of the last, balanced head-only ones (docs/method.md §1)."""
+        return round_number > self.rounds - self.training.head_only_rounds
+
+    def aligns(self, round_number: int) -> bool:
+        """Whether L2 counts in a round: after its warm-up, and while the backbone learns."""
+        return self.loss.aligns(round_number, self.rounds) and not self.trains_head_only(round_number)
+
+    @property
+    def pools_stain(self) -> bool:
+        """Whether training clinics tell their stain sums at start."""
+        return self.training.augmentation == "federated-stain"
 
     def role(self, clinic: str) -> Role:
         """The role of a clinic of this study.
@@ -207,50 +208,3 @@ def read_study(path: Path) -> StudyConfig:
 def write_study(study: StudyConfig, path: Path) -> None:
     """Write the whole plan, defaults included, as TOML."""
     path.write_bytes(tomli_w.dumps(study.model_dump(mode="json")).encode())
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The values of a TOML file.
-
-    Raises:
-        SettingError: it cannot be read or is not TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingError(f"cannot read {path}: {error.strerror}", remedy="check the path and its rights") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingError(f"{path} is not valid TOML: {error}", remedy="correct that line") from error
-
-
-def validated(model: type[Model], values: dict[str, Any], origin: str) -> Model:
-    """`model` from plain values, with pydantic's complaints turned into one SettingError that names each key."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        lines = [_complaint(model, detail) for detail in error.errors()]
-        raise SettingError(
-            f"{origin}: " + "; ".join(lines), remedy="correct the settings named above and run again"
-        ) from error
-
-
-def _complaint(model: type[BaseModel], detail: Any) -> str:
-    key = ".".join(str(part) for part in detail["loc"])
-    if detail["type"] == "extra_forbidden":
-        known = _known_keys(model, detail["loc"][:-1])
-        close = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
-        return f"unknown setting '{key}'" + (
-            f" (did you mean '{close[0]}'?)" if close else f"; known: {', '.join(known)}"
-        )
-    if detail["type"] == "missing":
-        return f"setting '{key}' is missing"
-    return f"{key or 'settings'} = {detail['input']!r}: {detail['msg']}"
-
-
-def _known_keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
-    for part in path:
-        field = model.model_fields.get(str(part))
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            return []
-        model = field.annotation
-    return list(model.model_fields)

@@ -106,7 +106,9 @@ def plan_weights(counts: Float64s, settings: AggregationSettings) -> Weights:
         counts: class counts of the clinics whose updates count in this round, float64 [K, C].
         settings: the study's `[aggregation]`.
     """
-    if settings.rule == "fedavg":
+    if settings.rule == "uniform":
+        weights = Weights(np.ones(len(counts)), np.ones_like(counts))
+    elif settings.rule == "fedavg":
         weights = fedavg_weights(counts)
     else:
         weights = Weights(backbone_weights(counts, settings.alpha), head_weights(counts, settings.head_smoothing))

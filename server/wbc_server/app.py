@@ -9,14 +9,19 @@ from wbc_common.models import build_model, model_arrays
 from wbc_common.seeds import derive_seed
 from wbc_common.study import StudyConfig
 from wbc_common.wire import Arrays, encode_arrays
+from wbc_server.calibration_summary import summarise_calibration
+from wbc_server.cautions import cautions
 from wbc_server.draws import write_draws
-from wbc_server.events import StudyFinished, StudyStarted, announce
+from wbc_server.events import Cautioned, StudyFinished, StudyStarted, announce
 from wbc_server.export import export_model
-from wbc_server.final import measure
+from wbc_server.final import Fitted, fit_calibration, measure
 from wbc_server.participation import call_roll
+from wbc_server.prediction import check_counts, for_prediction
+from wbc_server.privacy import check_privacy, privacy_spent
 from wbc_server.report import write_report
 from wbc_server.round_book import RoundBook
 from wbc_server.run_folder import locate_run, write_atomically
+from wbc_server.stain_pool import pool_stain
 from wbc_server.strategy import WbcStrategy
 from wbc_server.summary import egress, summarise
 
@@ -30,15 +35,26 @@ def main(grid: Grid, context: Context) -> None:
     folder = locate_run(context.run_config)
     study = folder.study()
     roster = call_roll(grid, study, _TIMEOUT_SECONDS)
+    training_counts = {clinic: roster.class_counts[clinic][0] for clinic in roster.train}
+    check_counts(study, training_counts)
+    check_privacy(study, training_counts)
     book = RoundBook(folder, study, roster)
+    for caution in cautions(study):
+        announce(Cautioned(caution))
+    pool = pool_stain(grid, study, roster, folder, _TIMEOUT_SECONDS)
     announce(StudyStarted(book.rounds_done + 1, study.rounds, tuple(roster.nodes)))
-    _run_rounds(grid, WbcStrategy(study, roster, book, _TIMEOUT_SECONDS))
+    _run_rounds(grid, WbcStrategy(study, roster, book, _TIMEOUT_SECONDS, pool.totals))
     selected = book.selected_round
-    arrays = book.load(selected)
-    final, final_bytes = measure(grid, study, roster, arrays, _TIMEOUT_SECONDS)
+    arrays = for_prediction(book.load_selected(), study, roster.training_counts().sum(axis=0))
+    fitted = fit_calibration(grid, study, roster, arrays, _TIMEOUT_SECONDS, pool.totals)
+    final, final_bytes = measure(grid, study, roster, arrays, _TIMEOUT_SECONDS, stain=pool.totals, fitted=fitted)
     records = [{"seconds": digest.seconds, "refused": digest.refused} for digest in book.digests]
     metrics = summarise(study, roster, records, final, selected)
-    metrics["egress_bytes"] = egress([{"egress": book.egress}], roster.described_bytes, final_bytes)
+    metrics["calibration"] = summarise_calibration(study, roster, final, fitted)
+    metrics["privacy"] = privacy_spent(study, book.epsilon)
+    metrics["cautions"] = cautions(study)
+    sent = egress([{"egress": book.egress}], roster.described_bytes, final_bytes, pool.sent_bytes or {})
+    metrics["egress_bytes"] = _with_validation(sent, fitted)
     export_model(folder, study, arrays, selected)
     write_draws(folder, final)
     # metrics.json says that the run is finished, so it comes after what it stands for; the report reads it.
@@ -53,6 +69,14 @@ def _run_rounds(grid: Grid, strategy: WbcStrategy) -> None:
     if left > 0:
         arrays = book.load(book.rounds_done) if book.rounds_done else initial_model(study)
         strategy.start(grid, encode_arrays(arrays), num_rounds=left, timeout=_TIMEOUT_SECONDS)
+
+
+def _with_validation(sent: dict[str, dict[str, int]], fitted: Fitted | None) -> dict[str, dict[str, int]]:
+    """Bytes by clinic and kind, with those of the validation cells that calibrated the model."""
+    for clinic, size in (fitted.sent_bytes if fitted else {}).items():
+        kinds = sent.setdefault(clinic, {})
+        kinds["evaluation"] = kinds.get("evaluation", 0) + size
+    return sent
 
 
 def initial_model(study: StudyConfig) -> Arrays:

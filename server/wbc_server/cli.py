@@ -25,14 +25,19 @@ def plan(
 ) -> None:
     """Check a study plan and print its hash, which every clinic must show too."""
     from wbc_common.study import read_study
+    from wbc_server.cautions import cautions
 
     config = read_study(study)
     if as_json:
-        typer.echo(json.dumps({"hash": config.hash, "plan": config.model_dump(mode="json")}))
+        typer.echo(
+            json.dumps({"hash": config.hash, "plan": config.model_dump(mode="json"), "cautions": cautions(config)})
+        )
         return
     typer.echo(f"study {config.name}: {config.rounds} rounds, {config.registry}, {config.aggregation.rule}")
     typer.echo(f"training clinics: {', '.join(config.clinics.train)}")
     typer.echo(f"held-out clinics: {', '.join(config.clinics.held_out) or 'none'}")
+    for caution in cautions(config):
+        typer.echo(f"caution: {caution}")
     typer.echo(f"plan hash: {config.hash}")
 
 

@@ -25,6 +25,16 @@ class StudyStarted:
 
 
 @dataclass(frozen=True)
+class Cautioned:
+    """A setting of the plan of which a reader must know (`wbc_server.cautions`)."""
+
+    caution: str
+
+    def __str__(self) -> str:
+        return f"caution: {self.caution}"
+
+
+@dataclass(frozen=True)
 class ClinicTrained:
     """A clinic's update counted."""
 
@@ -76,10 +86,10 @@ class StudyFinished:
         return f"study finished; the model of round {self.selected_round} is exported"
 
 
-Event = StudyStarted | ClinicTrained | ReplyRefused | RoundFinished | StudyFinished
+Event = StudyStarted | Cautioned | ClinicTrained | ReplyRefused | RoundFinished | StudyFinished
 
 
 def announce(event: Event) -> None:
     """Log an event."""
-    level = logging.WARNING if isinstance(event, ReplyRefused) else logging.INFO
+    level = logging.WARNING if isinstance(event, ReplyRefused | Cautioned) else logging.INFO
     log.log(level, "%s", event, extra={"event": event})

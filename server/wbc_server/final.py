@@ -1,17 +1,76 @@
-"""The last measurement: the selected model on cells that had no part in training or selection."""
+"""The last measurements of the selected model: what calibrates it on validation cells, and cells that had no part.
 
+Validation cells of training clinics fit the temperature and the conformal threshold; after that, test cells of training
+clinics and all cells of held-out ones are measured under both. Nothing is fitted to what is measured.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 from flwr.serverapp import Grid
+from numpy.typing import NDArray
 
+from wbc_common.calibration import ONE, TEMPERATURES, conformal_bin, fit_temperature
 from wbc_common.errors import UpdateRefused, WbcError
+from wbc_common.stain_sums import StainSums
 from wbc_common.study import StudyConfig
-from wbc_common.wire import Arrays, Evaluation, Task, decode_evaluation, num_bytes
+from wbc_common.wire import Arrays, CalibrationRequest, Evaluation, Task, decode_evaluation, num_bytes
+from wbc_server.calibration_gate import check_calibration
 from wbc_server.events import ReplyRefused, announce
-from wbc_server.gate import check_evaluation
+from wbc_server.gate import check_evaluation, check_personal
 from wbc_server.participation import Roster, content_of, instruct
+from wbc_server.prediction import source_prior
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What the training clinics' validation cells say about the model's probabilities.
+
+    Args:
+        place: of the temperature in TEMPERATURES.
+        threshold_bin: the fine bin from which on a class enters the conformal set; None without a validation cell.
+        num_cells: validation cells behind both.
+        sent_bytes: clinic → bytes of its answer.
+    """
+
+    place: int = ONE
+    threshold_bin: int | None = None
+    num_cells: int = 0
+    sent_bytes: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def temperature(self) -> float:
+        """By which logits are divided."""
+        return float(TEMPERATURES[self.place])
+
+
+def fit_calibration(
+    grid: Grid, study: StudyConfig, roster: Roster, arrays: Arrays, timeout_seconds: float, stain: StainSums | None
+) -> Fitted | None:
+    """The temperature with the least summed NLL, and the conformal threshold; None where the plan wants neither."""
+    if not study.evaluation.calibration:
+        return None
+    task = Task("evaluate", study.hash, study.rounds, arrays, split="val", stain=stain)
+    asked = {roster.train: _calibrated(task, study, roster, 1.0)}
+    found, sizes = _ask(grid, study, roster, asked, timeout_seconds)
+    counts = [evaluation.calibration for evaluation in found.values() if evaluation.calibration is not None]
+    if sum(part.num_cells for part in counts) == 0:
+        return Fitted(sent_bytes=sizes)
+    nll = np.sum([part.nll for part in counts], axis=0)
+    true_class: NDArray[np.int64] = np.sum([part.positives[0].sum(axis=0) for part in counts], axis=0)
+    threshold = conformal_bin(true_class, study.evaluation.coverage)
+    return Fitted(fit_temperature(nll), threshold, int(true_class.sum()), sizes)
 
 
 def measure(
-    grid: Grid, study: StudyConfig, roster: Roster, arrays: Arrays, timeout_seconds: float
+    grid: Grid,
+    study: StudyConfig,
+    roster: Roster,
+    arrays: Arrays,
+    timeout_seconds: float,
+    *,
+    stain: StainSums | None = None,
+    fitted: Fitted | None = None,
 ) -> tuple[dict[str, Evaluation], dict[str, int]]:
     """Evaluations by clinic: test cells of training clinics, all cells of held-out clinics, with bootstrap draws.
 
@@ -19,33 +78,48 @@ def measure(
         The evaluations that count, and the size in bytes of each clinic's answer.
     """
     replicates = study.evaluation.bootstrap_replicates
-    test = Task("evaluate", study.hash, study.rounds, arrays, split="test", replicates=replicates)
-    whole = Task("evaluate", study.hash, study.rounds, arrays, split="all", replicates=replicates)
-    messages = [*instruct(test, roster, roster.train), *instruct(whole, roster, roster.held_out)]
+    test = Task("evaluate", study.hash, study.rounds, arrays, split="test", replicates=replicates, stain=stain)
+    if fitted is not None:
+        test = _calibrated(test, study, roster, fitted.temperature)
+    asked = {roster.train: test, roster.held_out: replace(test, split="all")}
+    return _ask(grid, study, roster, asked, timeout_seconds)
+
+
+def _calibrated(task: Task, study: StudyConfig, roster: Roster, temperature: float) -> Task:
+    prior = source_prior(study, roster.training_counts().sum(axis=0))
+    return replace(task, calibration=CalibrationRequest(temperature, prior))
+
+
+def _ask(
+    grid: Grid, study: StudyConfig, roster: Roster, asked: dict[tuple[str, ...], Task], timeout_seconds: float
+) -> tuple[dict[str, Evaluation], dict[str, int]]:
+    """Evaluations that pass the gate, and the bytes of every answer, by clinic; `asked` are clinics → their task."""
+    messages = [message for clinics, task in asked.items() for message in instruct(task, roster, clinics)]
+    tasks = {clinic: task for clinics, task in asked.items() for clinic in clinics}
     found: dict[str, Evaluation] = {}
     sizes: dict[str, int] = {}
     for reply in grid.send_and_receive(messages, timeout=timeout_seconds):
         clinic = roster.clinic_of(reply.metadata.src_node_id)
-        if clinic is None or clinic in found:
+        if clinic not in tasks or clinic in found:
             continue
         try:
             records = content_of(reply)
             sizes[clinic] = num_bytes(records)
-            evaluation = _checked(decode_evaluation(records), study, roster, clinic)
+            found[clinic] = _checked(decode_evaluation(records), tasks[clinic], roster, clinic)
         except WbcError as error:
             announce(ReplyRefused(study.rounds, clinic, "final evaluation", error.problem))
-            continue
-        found[clinic] = evaluation
     return found, sizes
 
 
-def _checked(evaluation: Evaluation, study: StudyConfig, roster: Roster, clinic: str) -> Evaluation:
-    num_cells = roster.declared_cells(clinic, "test" if clinic in roster.train else "all")
-    check_evaluation(evaluation, num_cells, num_classes=len(study.classes))
-    asked, got = study.evaluation.bootstrap_replicates, len(evaluation.replicates)
-    if got != asked:  # means over clinics pair draw with draw
+def _checked(evaluation: Evaluation, task: Task, roster: Roster, clinic: str) -> Evaluation:
+    num_cells, num_classes = roster.declared_cells(clinic, task.split), roster.class_counts[clinic].shape[1]
+    check_evaluation(evaluation, num_cells, num_classes=num_classes)
+    if len(evaluation.replicates) != task.replicates:  # means over clinics pair draw with draw
         raise UpdateRefused(
-            f"{got} bootstrap draws, expected {asked}",
+            f"{len(evaluation.replicates)} bootstrap draws, expected {task.replicates}",
             remedy="check that the clinic runs the approved plan and the same wbc-fl version as the coordinator",
         )
+    check_personal(evaluation)
+    if task.calibration is not None:
+        check_calibration(evaluation)
     return evaluation

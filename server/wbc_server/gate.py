@@ -11,7 +11,9 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from wbc_common.confusion import support
 from wbc_common.errors import UpdateRefused
+from wbc_common.stain_sums import StainSums
 from wbc_common.study import AggregationSettings
 from wbc_common.wire.messages import Evaluation
 from wbc_server.pieces import Piece, sweep
@@ -19,6 +21,7 @@ from wbc_server.pieces import Piece, sweep
 _COUNT_TOLERANCE = 1e-6  # relative; fractional counts may be summed in another order
 _NORM_TOLERANCE = 1e-3  # relative; float32 rounding of unit vectors and of their sum
 _NORM_FLOOR = 1e-6  # absolute, for classes without cells
+_DENSEST = 5.6  # optical density of a black pixel, −log(1/255), and a little
 _HALF_A_CELL = 0.5  # a declared total is a sum of fractions, off by rounding
 # A float32 sum of n squares, added in any order, is off by at most n·2⁻²⁴ of itself (Higham 2002, §3.1): 1.6 % for a
 # piece. Squares that underflow are lost altogether: less than 1.2e-38 each.
@@ -95,6 +98,19 @@ def check_evaluation(evaluation: Evaluation, num_expected_cells: float, *, num_c
         _refuse(f"coarse cells {coarse.tolist()} are not [cells, right among them]", _SAME_STUDY)
 
 
+def check_personal(evaluation: Evaluation) -> None:
+    """Refuse a personal head's confusion matrix that is not of the cells that the global model was measured on.
+
+    Raises:
+        UpdateRefused: it is negative, or its rows hold other cells.
+    """
+    personal, confusion = evaluation.personal, evaluation.confusion
+    if personal is None:
+        return
+    if personal.shape != confusion.shape or (personal < 0).any() or (support(personal) != support(confusion)).any():
+        _refuse("the personal head's confusion matrix is of other cells than the model's", _SAME_STUDY)
+
+
 def check_class_sums(
     sums: np.ndarray,
     counts: np.ndarray,
@@ -130,6 +146,23 @@ def check_class_sums(
             "expected at most n for n unit vectors",
             _SAME_STUDY,
         )
+
+
+def check_stain_sums(sums: StainSums, num_expected_cells: int) -> None:
+    """Refuse stain sums that no images of so many cells can give: OD is in 0 … −log ε, and Σx² ≥ (Σx)²/n.
+
+    Raises:
+        UpdateRefused: naming what was got and what was expected.
+    """
+    if sums.images != num_expected_cells or sums.images == 0:
+        _refuse(f"stain sums are of {sums.images} images, expected {num_expected_cells}", _SAME_CELLS)
+    if not np.isfinite([sums.first, sums.second]).all():
+        _refuse("stain sums hold values that are not finite, expected finite ones", _SAME_STUDY)
+    mean, square = sums.first / sums.images, sums.second / sums.images
+    if (mean < -_DENSEST).any() or (mean > _DENSEST).any() or (square > _DENSEST**2).any():
+        _refuse(f"stain sums have means {mean.tolist()}, expected optical densities up to {_DENSEST}", _SAME_STUDY)
+    if (square < mean**2 * (1 - _NORM_TOLERANCE) - _NORM_FLOOR).any():
+        _refuse("sums of squares of stain are smaller than their sums allow", _SAME_STUDY)
 
 
 def _check_names(delta: Mapping[str, np.ndarray], template: Mapping[str, np.ndarray]) -> None:

@@ -20,6 +20,7 @@ from wbc_server.events import ClinicTrained, ReplyRefused, RoundFinished, announ
 from wbc_server.participation import Roster
 from wbc_server.run_folder import RunFolder
 from wbc_server.selection import mean_macro_f1, select_scored
+from wbc_server.server_step import averaged_model
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class RoundDigest:
     validation_macro_f1: float
     seconds: float
     refused: tuple[dict[str, Any], ...]
+    server_state: checkpoints.CheckpointRef | None = None
 
 
 class RoundBook:
@@ -43,6 +45,7 @@ class RoundBook:
         self.roster = roster
         self.digests: list[RoundDigest] = []
         self.egress: dict[str, dict[str, int]] = {}
+        self.epsilon: dict[str, float] = {}  # by clinic, as it stated last; empty without DP-SGD
         for record in journal.scan(folder.journal):
             self._keep(record)
         self._check_plan()
@@ -53,6 +56,11 @@ class RoundBook:
     def rounds_done(self) -> int:
         """The last round in the journal; 0 before any."""
         return self.digests[-1].round_number if self.digests else 0
+
+    @property
+    def open_round_number(self) -> int:
+        """The round in flight."""
+        return int(self._open["round"])
 
     def open_round(self, round_number: int) -> None:
         """Begin a round."""
@@ -83,6 +91,8 @@ class RoundBook:
             "seconds": round(update.seconds, 3),
             "precision": update.precision,
         }
+        if update.epsilon is not None:
+            self._open["train"][clinic]["epsilon"] = round(update.epsilon, 4)
         announce(ClinicTrained(self._open["round"], clinic, update.losses.get("loss", float("nan"))))
 
     def note_evaluation(self, clinic: str, evaluation: Evaluation) -> None:
@@ -107,16 +117,25 @@ class RoundBook:
         """Clinics that were asked to train and sent nothing."""
         self._open["missing"] = clinics
 
-    def commit(self, model: Mapping[str, np.ndarray]) -> None:
-        """Write the round: checkpoint, then the journal's line; then drop checkpoints that no one needs."""
+    def commit(self, model: Mapping[str, np.ndarray], state: Arrays | None = None) -> None:
+        """Write the round: checkpoint and server state, then the journal's line; then drop what no one needs.
+
+        Args:
+            model: the global model.
+            state: what the server carries into the next round beside it (`wbc_server.server_step`).
+        """
         record = self._open
         metadata = {"study-hash": self.study.hash, "round": str(record["round"])}
         checkpoint = checkpoints.save(self.folder.checkpoints, record["round"], model, metadata)
         record["checkpoint"] = {"file": checkpoint.file, "sha256": checkpoint.sha256}
+        if state:
+            kept = checkpoints.save(self.folder.server_state, record["round"], state, metadata)
+            record["server_state"] = {"file": kept.file, "sha256": kept.sha256}
         record["seconds"] = round(time.perf_counter() - self._started, 3)
         journal.append(self.folder.journal, record)
         self._keep(record)
         checkpoints.prune(self.folder.checkpoints, {self.rounds_done, self.selected_round})
+        checkpoints.prune(self.folder.server_state, {self.rounds_done})
         self._announce_round(record)
 
     def _keep(self, record: Mapping[str, Any]) -> None:
@@ -128,8 +147,11 @@ class RoundBook:
                 mean_macro_f1(record["validation"]),
                 record["seconds"],
                 tuple(record["refused"]),
+                checkpoints.CheckpointRef(**record["server_state"]) if "server_state" in record else None,
             )
         )
+        stated = {clinic: values["epsilon"] for clinic, values in record["train"].items() if "epsilon" in values}
+        self.epsilon.update(stated)
         for clinic, sizes in record["egress"].items():
             total = self.egress.setdefault(clinic, {})
             for kind, size in sizes.items():
@@ -153,6 +175,16 @@ class RoundBook:
         """The global model after a round of the journal, verified against its checksum."""
         digest = next(digest for digest in self.digests if digest.round_number == round_number)
         return dict(checkpoints.load(self.folder.checkpoints, digest.checkpoint))
+
+    def load_state(self) -> Arrays:
+        """What the server carries beside the model after the last round; nothing before any."""
+        reference = self.digests[-1].server_state if self.digests else None
+        return {} if reference is None else dict(checkpoints.load(self.folder.server_state, reference))
+
+    def load_selected(self) -> Arrays:
+        """The model that the plan exports: that of the selected round, or the average of the last third."""
+        model = self.load(self.selected_round)
+        return averaged_model(model, self.load_state()) if self.study.evaluation.selection == "average" else model
 
     def _announce_round(self, record: dict[str, Any]) -> None:
         announce(

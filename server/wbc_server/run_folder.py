@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from wbc_common.errors import DataError, SettingError
+from wbc_common.files import write_atomically
 from wbc_common.study import StudyConfig, read_study
+
+__all__ = ["RUN_KEY", "RUN_VARIABLE", "RunFolder", "locate_run", "write_atomically"]
 
 RUN_KEY = "run-dir"
 RUN_VARIABLE = "WBC_RUN_DIR"
@@ -34,6 +37,16 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """The global model after rounds."""
         return self.path / "checkpoints"
+
+    @property
+    def server_state(self) -> Path:
+        """What the server carries from round to round beside the model: moments, the running average."""
+        return self.path / "server-state"
+
+    @property
+    def stain(self) -> Path:
+        """Stain sums over the training clinics, where the plan pools them."""
+        return self.path / "stain.json"
 
     @property
     def metrics(self) -> Path:
@@ -89,13 +102,3 @@ def locate_run(run_config: Mapping[str, object]) -> RunFolder:
     if not place:
         raise SettingError("this run does not know its folder", remedy=f"set {RUN_KEY} in the run config")
     return RunFolder(Path(str(place)))
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a whole file or nothing: to a temporary name, to disk, then renamed."""
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

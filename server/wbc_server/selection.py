@@ -27,11 +27,13 @@ def select_round(records: Sequence[JournalRecord], settings: EvaluationSettings)
 def select_scored(scores: Sequence[tuple[int, float]], settings: EvaluationSettings) -> int:
     """The round to export: the best mean validation macro-F1, the later one on a tie; or the last.
 
+    For `average` it is the last: the average of the last third ends there.
+
     Args:
         scores: each round with its mean validation macro-F1, NaN where it was not measured; at least one.
     """
     last = scores[-1][0]
-    if settings.selection == "last":
+    if settings.selection in ("last", "average"):
         return last
     defined = [(score, number) for number, score in scores if math.isfinite(score)]
     return max(defined)[1] if defined else last

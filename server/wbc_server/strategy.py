@@ -6,6 +6,7 @@ round is committed. A refused or missing reply is named in the round's record an
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import reduce
 from operator import add
 from typing import TypeVar
@@ -15,6 +16,8 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from wbc_common.errors import WbcError
+from wbc_common.models import is_head
+from wbc_common.stain_sums import StainSums
 from wbc_common.study import StudyConfig
 from wbc_common.wire import (
     Arrays,
@@ -29,10 +32,13 @@ from wbc_common.wire import (
     num_bytes,
     record_arrays,
 )
-from wbc_server.aggregation import WeightedSum, apply_step, plan_weights
+from wbc_server.aggregation import plan_weights
 from wbc_server.gate import check_class_sums, check_evaluation, check_update
 from wbc_server.participation import Roster, content_of, instruct
+from wbc_server.prediction import for_prediction
+from wbc_server.robust import aggregate_of
 from wbc_server.round_book import RoundBook
+from wbc_server.server_step import average_in, take_step
 
 Decoded = TypeVar("Decoded")
 
@@ -40,13 +46,22 @@ Decoded = TypeVar("Decoded")
 class WbcStrategy(Strategy):
     """One study's rounds, continued after the last round of its book."""
 
-    def __init__(self, study: StudyConfig, roster: Roster, book: RoundBook, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        study: StudyConfig,
+        roster: Roster,
+        book: RoundBook,
+        timeout_seconds: float,
+        stain: StainSums | None = None,
+    ) -> None:
         self.study = study
         self.roster = roster
         self.book = book
         self.timeout_seconds = timeout_seconds
         self.weights = plan_weights(roster.training_counts(), study.aggregation)
         self.model: Arrays = {}
+        self.state: Arrays = book.load_state()
+        self.stain = stain
         self._rounds_before = book.rounds_done
 
     def configure_train(
@@ -57,10 +72,10 @@ class WbcStrategy(Strategy):
         self.book.open_round(round_number)
         self.model = record_arrays(arrays)
         sums = self._gather_sums(grid, round_number)
-        task = Task("train", self.study.hash, round_number, self.model)
+        task = Task("train", self.study.hash, round_number, self.model, stain=self.stain)
         if len(sums) < 2:
             return instruct(task, self.roster, self.roster.train)
-        aligned = Task("train", self.study.hash, round_number, self.model, totals=reduce(add, sums.values()))
+        aligned = replace(task, totals=reduce(add, sums.values()))
         # A clinic whose sums do not count must not subtract them from the totals: it trains without the term.
         without = [clinic for clinic in self.roster.train if clinic not in sums]
         return [*instruct(aligned, self.roster, list(sums)), *instruct(task, self.roster, without)]
@@ -69,7 +84,7 @@ class WbcStrategy(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Add the updates that pass the gate, one at a time, and take the server's step."""
-        total = WeightedSum()
+        total = aggregate_of(self.study.aggregation)
         answered = []
         rows = {clinic: row for row, clinic in enumerate(self.roster.train)}
         for clinic, update in self._accepted("update", replies, self.roster.train, self._check_update):
@@ -79,7 +94,7 @@ class WbcStrategy(Strategy):
             answered.append(clinic)
         self._note_missing(answered)
         if answered:
-            self.model = apply_step(self.model, total.mean(), self.study.aggregation.step_size)
+            self.model, self.state = take_step(self.model, total.mean(), self.state, self.study.aggregation)
         return encode_arrays(self.model), None
 
     def configure_evaluate(
@@ -90,8 +105,9 @@ class WbcStrategy(Strategy):
         due = round_number % self.study.evaluation.every_rounds == 0 or round_number == self.study.rounds
         if not due:
             return []
-        validate = Task("evaluate", self.study.hash, round_number, self.model, split="val")
-        measure = Task("evaluate", self.study.hash, round_number, self.model, split="all")
+        model = for_prediction(self.model, self.study, self.roster.training_counts().sum(axis=0))
+        validate = Task("evaluate", self.study.hash, round_number, model, split="val", stain=self.stain)
+        measure = replace(validate, split="all")
         return [
             *instruct(validate, self.roster, self.roster.train),
             *instruct(measure, self.roster, self.roster.held_out),
@@ -102,7 +118,8 @@ class WbcStrategy(Strategy):
         clinics = (*self.roster.train, *self.roster.held_out)
         for clinic, evaluation in self._accepted("evaluation", replies, clinics, self._check_evaluation):
             self.book.note_evaluation(clinic, evaluation)
-        self.book.commit(self.model)
+        self.state = average_in(self.model, self.state, self.study, self.book.open_round_number)
+        self.book.commit(self.model, self.state)
         return None
 
     def summary(self) -> None:
@@ -110,7 +127,7 @@ class WbcStrategy(Strategy):
 
     def _gather_sums(self, grid: Grid, round_number: int) -> dict[str, ClassSums]:
         """Class sums under the current model, by clinic in name order; none while the term is off."""
-        if len(self.roster.train) < 2 or not self.study.loss.aligns(round_number, self.study.rounds):
+        if len(self.roster.train) < 2 or not self.study.aligns(round_number):
             return {}
         task = Task("class-sums", self.study.hash, round_number, self.model)
         replies = grid.send_and_receive(instruct(task, self.roster, self.roster.train), timeout=self.timeout_seconds)
@@ -140,8 +157,14 @@ class WbcStrategy(Strategy):
     def _check_update(self, clinic: str, records: RecordDict) -> Update:
         update = decode_update(records)
         declared = self.roster.class_counts[clinic][0]
-        check_update(update.delta, update.class_counts, self.model, declared, self.study.aggregation)
+        check_update(update.delta, update.class_counts, self._template(), declared, self.study.aggregation)
         return update
+
+    def _template(self) -> Arrays:
+        """The arrays that an update of this round must hold: in head-only rounds no backbone leaves a clinic."""
+        if not self.study.trains_head_only(self.book.open_round_number):
+            return self.model
+        return {key: value for key, value in self.model.items() if is_head(key)}
 
     def _check_sums(self, clinic: str, records: RecordDict) -> ClassSums:
         sums = decode_class_sums(records)

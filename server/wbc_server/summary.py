@@ -5,6 +5,7 @@ Intervals of one clinic come from its own draws; intervals of a mean over clinic
 which are independent. Figures that are not defined (no cell of a class) are null, never 0.
 """
 
+import json
 import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -84,13 +85,23 @@ def describe_study(study: StudyConfig) -> dict[str, Any]:
         "method": {
             **study.loss.model_dump(mode="json"),
             "aggregation": study.aggregation.rule,
-            **study.aggregation.model_dump(mode="json", exclude={"rule"}),
+            **_named_apart(study.aggregation.model_dump(mode="json", exclude={"rule"})),
             **study.model.model_dump(mode="json"),
             **study.training.model_dump(mode="json"),
             "image_size_px": study.images.size_px,
             "white_balance": study.images.white_balance,
+            "prediction_prior": json.dumps(study.evaluation.prediction_prior).strip('"'),
+            "prediction_tau": study.evaluation.prediction_tau,
+            "stain_draws": study.evaluation.stain_draws,
+            "privacy": study.privacy.mode,
         },
     }
+
+
+def _named_apart(aggregation: Mapping[str, Any]) -> dict[str, Any]:
+    """The server's settings, with those that training has too (its optimiser) called the server's."""
+    shared = ("optimizer", "momentum", "second_momentum", "adaptivity")
+    return {f"server_{name}" if name in shared else name: value for name, value in aggregation.items()}
 
 
 def _rates(registry: Registry, rare: tuple[int, ...]) -> dict[str, Rate]:
@@ -119,8 +130,18 @@ def _figures(study: StudyConfig, evaluation: Evaluation, rates: Mapping[str, Rat
         "classes_present": int((support(confusion) > 0).sum()),
         "coarse_cells": int(evaluation.coarse[0]),
         "coarse_right": int(evaluation.coarse[1]),
+        "personal": _personal(evaluation),
         "per_class": [_class_figures(name, confusion, row) for row, name in enumerate(study.classes.classes)],
     }
+
+
+def _personal(evaluation: Evaluation) -> dict[str, Any] | None:
+    """The clinic's personal head on the same cells, beside the global one; None where it has none."""
+    if evaluation.personal is None:
+        return None
+    rates = {"macro_f1": macro_f1, "balanced_accuracy": balanced_accuracy, "accuracy": accuracy}
+    figures = {name: _finite(float(rate(evaluation.personal))) for name, rate in rates.items()}
+    return {"confusion": evaluation.personal.tolist(), **figures}
 
 
 def _class_figures(name: str, confusion: NDArray[np.int64], row: int) -> dict[str, Any]:
@@ -158,13 +179,17 @@ def _mean(rate: Rate, evaluations: list[Evaluation]) -> dict[str, float | None] 
 
 
 def egress(
-    records: Sequence[Mapping[str, Any]], described: Mapping[str, int], final: Mapping[str, int]
+    records: Sequence[Mapping[str, Any]],
+    described: Mapping[str, int],
+    final: Mapping[str, int],
+    stain: Mapping[str, int] | None = None,
 ) -> dict[str, dict[str, int]]:
-    """Bytes that arrived from each clinic by kind: the roll, every round, and the final evaluation."""
+    """Bytes that arrived from each clinic by kind: the roll, stain sums, every round, and the final evaluation."""
     total: dict[str, dict[str, int]] = {clinic: {"describe": size} for clinic, size in described.items()}
     rounds = [(clinic, sizes) for record in records for clinic, sizes in record["egress"].items()]
     last = [(clinic, {"evaluation": size}) for clinic, size in final.items()]
-    for clinic, sizes in [*rounds, *last]:
+    pooled = [(clinic, {"stain-sums": size}) for clinic, size in (stain or {}).items()]
+    for clinic, sizes in [*pooled, *rounds, *last]:
         sums = total.setdefault(clinic, {})
         for kind, size in sizes.items():
             sums[kind] = sums.get(kind, 0) + size

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from wbc_server.events import ClinicTrained, Event, ReplyRefused, RoundFinished, StudyStarted
+from wbc_server.events import Cautioned, ClinicTrained, Event, ReplyRefused, RoundFinished, StudyStarted
 
 _SHOWN = 20  # clinics; more would not fit a terminal
 
@@ -74,7 +74,7 @@ class StudyDisplay(logging.Handler):
 
     def _show(self, event: Event | None) -> None:
         if self.console.is_terminal:
-            if isinstance(event, ReplyRefused):
+            if isinstance(event, ReplyRefused | Cautioned):
                 self.console.print(str(event), style="yellow", markup=False)
             self._live.update(self._picture(), refresh=True)
         elif not isinstance(event, ClinicTrained):

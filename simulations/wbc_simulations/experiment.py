@@ -16,7 +16,7 @@ import tomli_w
 from wbc_common.errors import SettingError
 from wbc_common.study import Settings, StudyConfig, parse_study, read_toml, validated
 from wbc_simulations.data_source import DataSource, PhantomClinic, check_pool, deals, present_clinics
-from wbc_simulations.methods import Comparison, Method, Sweep
+from wbc_simulations.methods import Comparison, Method, MethodKind, Sweep
 from wbc_simulations.skew.settings import check_skew
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "DataSource",
     "Experiment",
     "Method",
+    "MethodKind",
     "PhantomClinic",
     "Sweep",
     "all_clinics",
@@ -40,12 +41,16 @@ _DATA = "data."
 
 
 class Experiment(Settings):
-    """A whole experiment file. `study` stays plain values until clinics, seed and method are known."""
+    """A whole experiment file. `study` stays plain values until clinics, seed and method are known.
+
+    `kind` other than `federated` makes each of its runs a bound (`wbc_simulations.bounds`).
+    """
 
     study: dict[str, Any]
     data: DataSource
     compare: Comparison = Comparison()
     sweep: Sweep = Sweep()
+    kind: MethodKind = "federated"
 
 
 def read_experiment(path: Path, data: Path | None = None) -> Experiment:
@@ -104,7 +109,7 @@ def plan_study(
 
 def with_method(experiment: Experiment, method: Method) -> Experiment:
     """The experiment under a method of its comparison."""
-    return experiment.model_copy(update={"study": _merged(experiment.study, method.settings)})
+    return experiment.model_copy(update={"study": _merged(experiment.study, method.settings), "kind": method.kind})
 
 
 def with_changes(experiment: Experiment, changes: Mapping[str, Any]) -> tuple[Experiment, dict[str, Any]]:

@@ -5,11 +5,13 @@ tables and paired differences treat "full, loss.tau=0.5" as any other method; it
 """
 
 from itertools import product
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from wbc_common.study import Settings
+
+MethodKind = Literal["federated", "local-only", "centralised", "centralised-boda", "in-domain-oracle"]
 
 
 class Method(Settings):
@@ -18,12 +20,14 @@ class Method(Settings):
     Attributes:
         name: how it is called in tables and folders.
         baseline: the method that its paired differences are taken to; by default the first of the comparison.
+        kind: other than `federated` makes it a bound (`wbc_simulations.bounds`).
         settings: settings that replace the study's, table by table.
         changes: settings by dotted key, also of the data, e.g. "data.skew.label_alpha"; they go before `settings`.
     """
 
     name: str = Field(min_length=1, max_length=200)
     baseline: str | None = None
+    kind: MethodKind = "federated"
     settings: dict[str, dict[str, Any]] = Field(default={})
     changes: dict[str, Any] = Field(default={})
 

@@ -10,6 +10,7 @@ from wbc_client.location import clinic_files
 from wbc_common.errors import SettingError
 from wbc_common.study import StudyConfig, write_study
 from wbc_server.run_folder import RunFolder
+from wbc_simulations.bounds import finish_bound
 from wbc_simulations.clinics import write_clinics
 from wbc_simulations.engine import EngineName, run_study
 from wbc_simulations.experiment import Experiment, read_experiment, write_experiment
@@ -58,6 +59,9 @@ def finish_run(
     clinics = write_clinics(experiment, study, folder.path)
     for path in clinic_files(clinics):
         open_clinic(path)
+    if experiment.kind != "federated":
+        finish_bound(experiment.kind, study, folder, clinics, engine)
+        return
     run_study(folder, clinics, engine, ray_address=ray_address)
 
 

@@ -10,9 +10,9 @@ from torch.nn import functional
 
 from wbc_client.losses import (
     DomainAwareLoss,
+    Imbalance,
     alignment_loss,
     anchors_from_sums,
-    classification_loss,
     exact_labels,
     log_prior,
     prior_offset,
@@ -23,6 +23,10 @@ from wbc_common.study import LossSettings
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def classification_loss(logits: torch.Tensor, allowed: torch.Tensor, offset: torch.Tensor | None) -> torch.Tensor:
+    return Imbalance(offset)(logits, allowed)
 
 
 def one_hot(labels: list[int], num_classes: int) -> torch.Tensor:
@@ -126,7 +130,7 @@ def test_the_total_is_the_weighted_sum_of_terms_computed_one_by_one() -> None:
     counts = torch.tensor([60.0, 70, 80]).double()
     anchors = anchors_from_sums(normal(3, 5, seed=5), 2 * counts, normal(3, 5, seed=6), counts, 50)
     assert anchors is not None
-    loss = DomainAwareLoss(settings, log_prior(counts, 1.0), anchors, received, alignment_scale=0.5)
+    loss = DomainAwareLoss(settings, Imbalance(log_prior(counts, 1.0)), anchors, received, alignment_scale=0.5)
 
     terms = loss(features, features @ head.T + bias, one_hot(labels, 3))
 
@@ -144,7 +148,7 @@ def test_the_total_is_the_weighted_sum_of_terms_computed_one_by_one() -> None:
 def test_the_guide_teaches_the_backbone_and_not_the_head_it_received() -> None:
     features = normal(2, 3).requires_grad_()
     weight, bias = normal(2, 3, seed=1).requires_grad_(), normal(2, seed=2).requires_grad_()
-    loss = DomainAwareLoss(LossSettings(), None, None, (weight, bias))
+    loss = DomainAwareLoss(LossSettings(), Imbalance(), None, (weight, bias))
     loss(features, torch.zeros(2, 2, dtype=torch.float64), one_hot([0, 1], 2)).total.backward()
     assert weight.grad is None
     assert bias.grad is None
@@ -160,7 +164,7 @@ def test_the_guide_teaches_the_backbone_and_not_the_head_it_received() -> None:
 def test_a_term_switched_off_leaves_classification_alone(settings: LossSettings, scale: float) -> None:
     counts = torch.full((2,), 60.0).double()
     anchors = anchors_from_sums(normal(2, 3), 2 * counts, normal(2, 3, seed=1), counts, 50)
-    loss = DomainAwareLoss(settings, None, anchors, (normal(2, 3), normal(2)), alignment_scale=scale)
+    loss = DomainAwareLoss(settings, Imbalance(), anchors, (normal(2, 3), normal(2)), alignment_scale=scale)
     terms = loss(normal(4, 3), normal(4, 2), one_hot([0, 1, 0, 1], 2))
     assert terms.total.item() == terms.classification.item() > 0
     assert terms.alignment.item() == terms.guide.item() == 0

@@ -12,6 +12,7 @@ from torch.nn import functional
 from wbc_client.losses import (
     AlignmentAnchors,
     DomainAwareLoss,
+    Imbalance,
     alignment_loss,
     anchors_from_sums,
     boda_paper_loss,
@@ -164,7 +165,7 @@ def test_one_clinic_alone_has_no_anchors_and_an_alignment_of_zero() -> None:
     assert anchors is None
     features = normal(2, 4).requires_grad_()
     allowed = torch.tensor([[True, False], [True, False]])
-    terms = DomainAwareLoss(LossSettings(), None, anchors, None)(features, features[:, :2], allowed)
+    terms = DomainAwareLoss(LossSettings(), Imbalance(), anchors, None)(features, features[:, :2], allowed)
     terms.total.backward()
     assert terms.alignment.item() == 0
     assert features.grad is not None

@@ -62,7 +62,7 @@ def test_an_absolute_path_stays_as_it_is(tmp_path: Path) -> None:
 
 
 def test_the_site_reads_the_plan_it_names(tmp_path: Path) -> None:
-    plan = StudyConfig.model_validate({"name": "a study", "clinics": {"train": ["munich"]}})
+    plan = StudyConfig.model_validate({"name": "a study", "clinics": {"train": ["munich", "bern"]}})
     write_study(plan, tmp_path / "study.toml")
     assert read_site(_file(tmp_path, LEAST)).read_study() == plan
 

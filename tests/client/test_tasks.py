@@ -22,7 +22,7 @@ def model_of(clinic: Clinic) -> Arrays:
     return model_arrays(build_model(clinic.study.model, len(clinic.study.classes), seed=0))
 
 
-@pytest.mark.parametrize("kind", ["train", "class-sums"])
+@pytest.mark.parametrize("kind", ["train", "class-sums", "stain-sums"])
 def test_a_held_out_clinic_refuses_to_train_or_to_contribute(finished_run: RunFolder, kind: TaskKind) -> None:
     west = clinic_of(finished_run, "west")
     with pytest.raises(PolicyError, match="held out"):
@@ -55,6 +55,12 @@ def test_class_sums_are_shorter_than_their_counts_and_computed_once(finished_run
     assert isinstance(sums, ClassSums)
     assert ((sums.sums**2).sum(axis=1) ** 0.5 <= sums.counts + 1e-6).all()
     assert perform(east, task) is sums
+
+
+def test_stain_sums_leave_only_where_the_plan_pools_them(finished_run: RunFolder) -> None:
+    east = clinic_of(finished_run, "east")
+    with pytest.raises(PolicyError, match="pools no stain sums"):
+        perform(east, Task("stain-sums", east.study.hash))
 
 
 def test_opened_clinics_are_kept_up_to_a_number_of_bytes(

@@ -1,7 +1,9 @@
 """The plan: what it may say, how it complains, and the hash by which parties know it."""
 
+import re
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 import pytest
 from pydantic import BaseModel
@@ -85,24 +87,28 @@ def _another(value: Any, annotation: Any) -> Any:
     if isinstance(value, bool):
         return not value
     if isinstance(value, tuple):
-        return [*value, "zz"]
+        return (*value, "zz")
     if isinstance(value, int):
         return value + 1
     if isinstance(value, float):
         return value / 2 if value else 0.5
+    if get_origin(annotation) in (Union, UnionType):  # a word, or a table of shares
+        return {"neutrophil": 1.0}
     choices = [choice for choice in get_args(annotation) if choice != value]
     return choices[0] if get_origin(annotation) and choices else value + "x"
+
+
+def _with_another(model: Any, path: tuple[str, ...], annotation: Any) -> Any:
+    """The model with one leaf changed, not checked: some settings are only allowed together with others."""
+    value = getattr(model, path[0])
+    changed = _with_another(value, path[1:], annotation) if path[1:] else _another(value, annotation)
+    return model.model_copy(update={path[0]: changed})
 
 
 @pytest.mark.parametrize("leaf", _leaves(StudyConfig), ids=lambda leaf: ".".join(leaf[0]))
 def test_the_hash_changes_with_every_setting(leaf: tuple[tuple[str, ...], Any]) -> None:
     path, annotation = leaf
-    values = study().model_dump(mode="json")
-    place, value = values, study()
-    for key in path[:-1]:
-        place, value = place[key], getattr(value, key)
-    place[path[-1]] = _another(getattr(value, path[-1]), annotation)
-    assert parse_study(values, "changed").hash != study().hash
+    assert _with_another(study(), path, annotation).hash != study().hash
 
 
 def test_the_hash_covers_the_meaning_of_labels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,3 +163,47 @@ def test_a_study_starts_from_the_shipped_backbone_where_there_is_one() -> None:
     assert ModelSettings().weights == "phantom"
     assert ModelSettings(backbone="resnet18").weights == "none"
     assert ModelSettings(backbone="resnet18", weights="a.pth").weights == "a.pth"
+
+
+@pytest.mark.parametrize(
+    ("tables", "reason"),
+    [
+        ({"clinics": {"train": ["a"]}}, "class centroids of other training clinics, and the study names 1"),
+        ({"loss": {"alignment": "boda-paper"}}, "every domain's prototypes in one place"),
+        ({"training": {"head_only_rounds": 11}}, "head_only_rounds = 11 exceeds the 10 rounds"),
+        ({"aggregation": {"robust": "krum"}}, "needs 3 training clinics (2f + 3), and the study names 2"),
+        ({"aggregation": {"robust": "trimmed-mean"}}, "trim_fraction = 0.2 of 2 training clinics cuts off none"),
+        ({"aggregation": {"optimizer": "fedadam"}}, "step_size = 1.0 with 'fedadam' moves every weight"),
+        ({"privacy": {"mode": "dp-sgd"}}, "does not cover the class sums that loss.alignment_weight > 0 sends"),
+        (
+            {"privacy": {"mode": "dp-sgd", "noise_multiplier": 0.0}, "loss": {"alignment_weight": 0.0}},
+            "without noise there is no privacy",
+        ),
+        ({"personal": {"clinics": ["c"]}}, "clinics that do not train: c"),
+        (
+            {
+                "personal": {"clinics": ["a"]},
+                "privacy": {"mode": "dp-sgd"},
+                "loss": {"alignment_weight": 0.0},
+            },
+            "does not cover a personal head",
+        ),
+        ({"aggregation": {"alpha": 1.5}}, "aggregation.alpha = 1.5: Input should be less than or equal to 1"),
+        (
+            {"evaluation": {"prediction_prior": "training"}, "loss": {"classification": "cross-entropy"}},
+            "other logits carry the training prior already",
+        ),
+        ({"evaluation": {"prediction_prior": "training"}, "loss": {"tau": 0.0}}, "loss.tau above 0"),
+        ({"evaluation": {"prediction_prior": {"blast": 1.0}}}, "unknown classes: blast"),
+        ({"evaluation": {"prediction_prior": {"monocyte": -1.0}}}, "shares from 0"),
+    ],
+)
+def test_settings_that_cannot_be_together_are_refused_with_the_reason(tables: dict[str, Any], reason: str) -> None:
+    with pytest.raises(SettingError, match=re.escape(reason)):
+        study(**tables)
+
+
+def test_the_last_rounds_train_the_head_alone_and_do_not_align() -> None:
+    plan = study(rounds=6, training={"head_only_rounds": 2}, loss={"alignment_warmup": 0.0})
+    assert [plan.trains_head_only(number) for number in range(1, 7)] == [False] * 4 + [True] * 2
+    assert [plan.aligns(number) for number in range(1, 7)] == [True] * 4 + [False] * 2

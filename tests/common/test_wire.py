@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
+from wbc_common.calibration import CalibrationCounts
 from wbc_common.errors import MessageError
+from wbc_common.stain_sums import StainSums
 from wbc_common.wire import (
     ERROR_CODE,
     MESSAGE_TYPES,
+    OPTIONAL_RECORDS,
     REPLY_RECORDS,
+    CalibrationRequest,
     ClassSums,
     Description,
     Evaluation,
@@ -24,6 +28,7 @@ from wbc_common.wire import (
     decode_class_sums,
     decode_description,
     decode_evaluation,
+    decode_stain_sums,
     decode_task,
     decode_update,
     encode_arrays,
@@ -39,8 +44,10 @@ SUMS = ClassSums(np.arange(6, dtype=np.float64).reshape(2, 3), np.array([1.0, 2.
 DESCRIPTION = Description("east", np.arange(6, dtype=np.float64).reshape(3, 2))
 UPDATE = Update(MODEL, np.array([3.0, 1.5]), {"loss": 0.5, "guide": 0.25}, num_cells=5, seconds=1.5)
 EVALUATION = Evaluation(np.eye(2, dtype=np.int64), np.ones((4, 2, 2), dtype=np.int64), np.array([3, 1]))
+STAIN = StainSums(7, np.arange(6, dtype=np.float64), np.arange(6, dtype=np.float64) ** 2)
 REPLIES: dict[str, tuple[Reply, Callable[[RecordDict], Any]]] = {
     "describe": (DESCRIPTION, decode_description),
+    "stain-sums": (STAIN, decode_stain_sums),
     "class-sums": (SUMS, decode_class_sums),
     "train": (UPDATE, decode_update),
     "evaluate": (EVALUATION, decode_evaluation),
@@ -62,7 +69,7 @@ def same(one: Any, other: Any) -> bool:
 TASK = Task("train", "f" * 64, round_number=3, model=MODEL, totals=SUMS, split="test", replicates=20)
 
 
-@pytest.mark.parametrize("task", [TASK, Task("describe", "0"), replace(TASK, totals=None), replace(TASK, split="all")])
+@pytest.mark.parametrize("task", [TASK, Task("describe", "0"), replace(TASK, totals=None), replace(TASK, stain=STAIN)])
 def test_a_task_arrives_as_it_was_sent(task: Task) -> None:
     assert same(decode_task(encode_task(task)), task)
 
@@ -267,6 +274,9 @@ def test_an_array_that_cannot_be_read_is_refused(
     ("kind", "record", "key"),
     [
         ("describe", "counts", "counts"),
+        ("stain-sums", "stain-sums", "images"),
+        ("stain-sums", "stain-sums", "first"),
+        ("stain-sums", "stain-sums", "second"),
         ("class-sums", "class-sums", "sums"),
         ("class-sums", "class-sums", "counts"),
         ("train", "counts", "counts"),
@@ -343,6 +353,33 @@ def test_a_clinic_name_that_is_no_text_is_refused() -> None:
 
 def test_encoding_arrays_keeps_their_order() -> None:
     assert list(encode_arrays({"b": np.zeros(1), "a": np.zeros(1)})) == ["b", "a"]
+
+
+@pytest.mark.parametrize("stain", [replace(STAIN, first=np.zeros(5)), replace(STAIN, second=np.arange(6))])
+def test_stain_sums_of_another_shape_or_type_are_refused(stain: StainSums) -> None:
+    refused(decode_stain_sums, encode_reply(stain))
+
+
+def test_an_update_carries_the_privacy_budget_that_was_spent() -> None:
+    private = replace(UPDATE, losses={}, epsilon=2.5)
+    assert same(decode_update(encode_reply(private)), private)
+
+
+def test_calibration_counts_and_further_matrices_arrive_as_they_were_sent() -> None:
+    table, row = np.arange(8).reshape(2, 2, 2), np.arange(4).reshape(2, 2)
+    counts = CalibrationCounts(np.ones(3), np.ones(3) / 3, table, table + 1, table / 7, row, row + 1)
+    rich = replace(EVALUATION, calibration=counts, shifted=row, personal=row + 5)
+    records = encode_reply(rich)
+    assert set(records) == REPLY_RECORDS["evaluate"] | OPTIONAL_RECORDS["evaluate"]
+    assert same(decode_evaluation(records), rich)
+    task = replace(TASK, kind="evaluate", calibration=CalibrationRequest(1.5, np.array([0.25, 0.75])))
+    assert same(decode_task(encode_task(task)), task)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, np.nan, np.inf])
+def test_a_temperature_that_is_none_is_refused(temperature: float) -> None:
+    task = replace(TASK, calibration=CalibrationRequest(temperature, np.ones(2)))
+    refused(decode_task, encode_task(task))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

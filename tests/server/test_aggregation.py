@@ -361,3 +361,8 @@ def test_each_head_row_is_capped_by_itself():
     weights = plan_weights(np.array([[80.0, 5.0], [10.0, 5.0], [10.0, 5.0]]), settings)
     np.testing.assert_allclose(weights.head, [[20, 5], [10, 5], [10, 5]])
     np.testing.assert_allclose(weights.backbone, [30, 15, 15])
+
+
+def test_uniform_weighs_every_clinic_the_same_for_every_row() -> None:
+    weights = plan_weights(np.array([[900.0, 0], [1, 9]]), AggregationSettings(rule="uniform"))
+    assert (weights.backbone.tolist(), weights.head.tolist()) == ([1, 1], [[1, 1], [1, 1]])

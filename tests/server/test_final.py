@@ -17,6 +17,7 @@ STUDY = parse_study(
         "name": "final",
         "rounds": 3,
         "clinics": {"train": ["east"], "held_out": ["west"]},
+        "loss": {"alignment_weight": 0.0},
         "evaluation": {"bootstrap_replicates": 4},
     },
     "test",

@@ -143,3 +143,23 @@ def test_a_new_round_begins_with_a_clean_page(tmp_path: Path) -> None:
     commit(book, 2)
     second = journal.read(book.folder.journal)[1]
     assert (second["refused"], second["missing"]) == ([], [])
+
+
+def test_what_the_server_carries_along_survives_to_the_bit_and_only_the_last_is_kept(tmp_path: Path) -> None:
+    book = open_book(tmp_path)
+    assert book.load_state() == {}
+    for number in (1, 2):
+        book.open_round(number)
+        book.commit(model(number), {"first/head.bias": np.array([number / 3, 1e-300])})
+    found = open_book(tmp_path).load_state()
+    assert found["first/head.bias"].tobytes() == np.array([2 / 3, 1e-300]).tobytes()
+    assert [path.name for path in (tmp_path / "server-state").iterdir()] == ["round-0002.safetensors"]
+
+
+def test_a_plan_that_exports_the_average_loads_the_average(tmp_path: Path) -> None:
+    book = open_book(tmp_path, selection="average")
+    for number in (1, 2, 3):
+        book.open_round(number)
+        book.commit(model(number), {"average/head.bias": np.array([9.0, 8.0]), "averaged": np.array(2)})
+    found = book.load_selected()["head.bias"]
+    assert (found.tolist(), found.dtype) == ([9, 8], np.float32)

@@ -43,6 +43,16 @@ def test_plan_as_json_holds_the_whole_plan(plan_file: Path) -> None:
     assert parse_study(shown["plan"], "printed") == STUDY
 
 
+def test_plan_says_what_a_reader_must_know_of_its_settings(tmp_path: Path) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text('name = "k"\n[clinics]\ntrain = ["a", "b", "c"]\n[aggregation]\nrobust = "krum"\n')
+    assert (
+        "caution: aggregation.robust = 'krum' is an order statistic"
+        in CliRunner().invoke(app, ["plan", str(path)]).output
+    )
+    assert json.loads(CliRunner().invoke(app, ["plan", str(path), "--json"]).output)["cautions"]
+
+
 def test_a_plan_with_a_misspelt_setting_names_it_and_exits_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,7 @@
 """The strategy against hand-made replies: what is asked, what counts, and what the model becomes. No training."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,7 @@ def test_class_sums_are_gathered_and_their_total_goes_to_every_training_clinic(t
     [
         (("east", "north"), {"alignment_weight": 0.0}),
         (("east", "north"), {"alignment_weight": 0.1, "alignment_warmup": 0.5}),  # round 1 of 2 warms up
-        (("east",), ALIGNED),
+        (("east",), {"alignment_weight": 0.0}),
     ],
     ids=["switched off", "warming up", "one clinic"],
 )
@@ -306,3 +307,23 @@ def test_a_reply_whose_turn_it_is_is_not_held_for_the_next_one() -> None:
     assert [next(early)[0], next(early)[0]] == ["a", "b"]
     with pytest.raises(AssertionError, match="more than it needed"):
         next(in_order(arriving(2, 3), CLINICS, ROSTER))
+
+
+def test_in_a_head_only_round_an_update_is_head_rows_and_the_backbone_keeps_its_value(tmp_path: Path) -> None:
+    study = a_study(training={"head_only_rounds": 2}, aggregation={"rule": "fedavg"})
+
+    def head_only(clinic: str, task: Task) -> Reply:
+        update = moves(clinic, task)
+        assert isinstance(update, Update)
+        return replace(update, delta={key: value for key, value in update.delta.items() if key.startswith("head.")})
+
+    model = train_round(strategy_in(tmp_path, study), grid_of(head_only))
+    assert model["head.bias"] == pytest.approx(np.full(5, 7.0))
+    assert model["backbone.weight"] == pytest.approx(np.ones(3))
+
+
+def test_a_backbone_that_arrives_in_a_head_only_round_is_refused(tmp_path: Path) -> None:
+    strategy = strategy_in(tmp_path, a_study(training={"head_only_rounds": 2}))
+    train_round(strategy, grid_of(moves))
+    reasons = [entry["reason"] for entry in commit(strategy)["refused"]]
+    assert reasons == ["update has arrays that the model has not, expected none: 'backbone.weight'"] * 2

@@ -22,12 +22,14 @@ class CellSet:
         allowed: bool [N, C], the classes each label allows: one True is an exact label, several a coarse one.
         groups: int64 [N], anonymous number of the patient, slide, field or near-duplicate component.
         split: int64 [N], index into SPLITS.
+        domain: int64 [N], which clinic a cell came from, where a bound pools the cells of several; None at a clinic.
     """
 
     images: torch.Tensor
     allowed: torch.Tensor
     groups: torch.Tensor
     split: torch.Tensor
+    domain: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -38,7 +40,8 @@ class CellSet:
 
     def subset(self, chosen: torch.Tensor) -> "CellSet":
         """The cells chosen by a bool mask [N] or by int64 indices."""
-        return CellSet(self.images[chosen], self.allowed[chosen], self.groups[chosen], self.split[chosen])
+        domain = None if self.domain is None else self.domain[chosen]
+        return CellSet(self.images[chosen], self.allowed[chosen], self.groups[chosen], self.split[chosen], domain)
 
     @property
     def exact(self) -> torch.Tensor:

@@ -1,8 +1,8 @@
 """Cells in one .safetensors file: decoded once, opened by memory map, no pickle; in-silico clinics are written so.
 
-It holds the four tensors of a CellSet (images as read, before white balance) and, as metadata, what they mean: the
-class registry's digest and the image size. A file made for other classes is refused: its columns would be mistaken
-silently.
+It holds the tensors of a CellSet (images as read, before white balance; the domain where there is one) and, as
+metadata, what they mean: the class registry's digest and the image size. A file made for other classes is refused: its
+columns would be mistaken silently.
 """
 
 from collections.abc import Mapping
@@ -18,6 +18,7 @@ from wbc_common.errors import DataError
 
 _NUM_AXES = {"images": 4, "allowed": 2, "groups": 1, "split": 1}
 _DTYPES = {"images": torch.uint8, "allowed": torch.bool, "groups": torch.int64, "split": torch.int64}
+_OPTIONAL = {"domain": torch.int64}
 _REMEDY = "pack the cells again for this study, or correct data.path"
 
 
@@ -36,7 +37,9 @@ def write_packed(cells: CellSet, path: Path, metadata: Mapping[str, str]) -> Non
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".part")
-    save_file({name: getattr(cells, name).contiguous() for name in _DTYPES}, unfinished, dict(metadata))
+    tensors = {name: getattr(cells, name) for name in (*_DTYPES, *_OPTIONAL)}
+    present = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
+    save_file(present, unfinished, dict(metadata))
     unfinished.replace(path)
 
 
@@ -56,7 +59,8 @@ def read_packed(path: Path, expected: Mapping[str, str] | None = None) -> CellSe
             missing = sorted(set(_DTYPES) - set(file.keys()))
             if missing:
                 raise DataError(f"packed file {path} lacks {', '.join(missing)}", remedy=_REMEDY)
-            cells = CellSet(**{name: file.get_tensor(name) for name in _DTYPES})
+            names = (*_DTYPES, *(name for name in _OPTIONAL if name in file.keys()))  # noqa: SIM118 (no mapping)
+            cells = CellSet(**{name: file.get_tensor(name) for name in names})
     except (OSError, SafetensorError) as error:
         raise DataError(f"packed file {path} cannot be read: {error}", remedy=_REMEDY) from error
     _check_tensors(path, cells)
@@ -76,6 +80,11 @@ def _check_tensors(path: Path, cells: CellSet) -> None:
         if tensor.dtype != dtype or tensor.ndim != _NUM_AXES[name] or len(tensor) != len(cells):
             got, expected = f"{tensor.dtype} {tuple(tensor.shape)}", f"{dtype} with {_NUM_AXES[name]} axes"
             raise DataError(f"packed file {path}: {name} is {got}; expected {expected}, N first", remedy=_REMEDY)
+    domain = cells.domain
+    if domain is not None and (
+        domain.dtype != torch.int64 or domain.shape != cells.groups.shape or bool((domain < 0).any())
+    ):
+        raise DataError(f"packed file {path}: domain is no int64 [N] from 0", remedy=_REMEDY)
     if cells.images.shape[1] != 3 or not cells.allowed.any(dim=1).all():
         raise DataError(f"packed file {path}: images need 3 channels, cells at least one class", remedy=_REMEDY)
     if len(cells) and not 0 <= int(cells.split.min()) <= int(cells.split.max()) < len(SPLITS):

@@ -11,19 +11,21 @@ from wbc_client.losses.alignment import (
     class_sums,
 )
 from wbc_client.losses.boda import boda_paper_loss
-from wbc_client.losses.classification import classification_loss, exact_labels, log_prior, prior_offset
+from wbc_client.losses.classification import exact_labels, log_prior, prior_offset
+from wbc_client.losses.imbalance import Imbalance, imbalance_of
 from wbc_client.losses.total import DomainAwareLoss, LossTerms, proximal_term
 
 __all__ = [
     "AlignmentAnchors",
     "DomainAwareLoss",
+    "Imbalance",
     "LossTerms",
     "alignment_loss",
     "anchors_from_sums",
     "boda_paper_loss",
     "class_sums",
-    "classification_loss",
     "exact_labels",
+    "imbalance_of",
     "log_prior",
     "prior_offset",
     "proximal_term",

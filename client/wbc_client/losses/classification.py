@@ -20,23 +20,21 @@ def log_prior(class_counts: torch.Tensor, kappa: float) -> torch.Tensor:
 
 
 def prior_offset(class_counts: torch.Tensor, settings: LossSettings) -> torch.Tensor | None:
-    """What L1 adds to the logits while training: τ·log π_k [C], or None for plain cross-entropy."""
-    if settings.classification == "cross-entropy":
+    """What L1 adds to the logits while training: τ·log π_k [C], or None for a loss that knows no prior."""
+    if settings.classification != "logit-adjusted":
         return None
     return settings.tau * log_prior(class_counts, settings.kappa)
 
 
-def classification_loss(logits: torch.Tensor, allowed: torch.Tensor, offset: torch.Tensor | None) -> torch.Tensor:
-    """L1 = −log Σ_{c allowed} softmax_c(logits + offset), mean over the batch.
+def surprise(logits: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
+    """−log Σ_{c allowed} softmax_c(logits) of each cell, float [B].
 
     Args:
         logits: float [B, C].
         allowed: bool [B, C], True for each class that the label admits; at least one per row.
-        offset: float [C], τ·log π_k, or None for plain cross-entropy.
     """
-    adjusted = logits if offset is None else logits + offset.to(logits)
-    admitted = adjusted.masked_fill(~allowed, -torch.inf)
-    return (adjusted.logsumexp(dim=1) - admitted.logsumexp(dim=1)).mean()
+    admitted = logits.masked_fill(~allowed, -torch.inf)
+    return logits.logsumexp(dim=1) - admitted.logsumexp(dim=1)
 
 
 def exact_labels(allowed: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,8 @@ import torch
 from torch.nn import functional
 
 from wbc_client.losses.alignment import AlignmentAnchors, alignment_loss
-from wbc_client.losses.classification import classification_loss, exact_labels
+from wbc_client.losses.classification import exact_labels
+from wbc_client.losses.imbalance import Imbalance
 from wbc_common.study import LossSettings
 
 
@@ -31,21 +32,21 @@ class DomainAwareLoss:
 
     Args:
         settings: the plan's weights, T and ν.
-        offset: float [C], τ·log π_k (`prior_offset`), or None for plain cross-entropy.
+        classify: the plan's classification loss under this clinic's counts (`imbalance_of`).
         anchors: this clinic's (`anchors_from_sums`), or None where there are none.
         frozen_head: weight [C, D] and bias [C] as received, for the guide; None switches it off.
         alignment_scale: multiplies w2; 0 during the warm-up (`LossSettings.aligns`).
     """
 
     settings: LossSettings
-    offset: torch.Tensor | None
+    classify: Imbalance
     anchors: AlignmentAnchors | None
     frozen_head: tuple[torch.Tensor, torch.Tensor] | None
     alignment_scale: float = 1.0
 
     def __call__(self, features: torch.Tensor, logits: torch.Tensor, allowed: torch.Tensor) -> LossTerms:
         """The terms for `features` [B, D], `logits` [B, C] of the plain head and `allowed` bool [B, C]."""
-        classification = classification_loss(logits, allowed, self.offset)
+        classification = self.classify(logits, allowed)
         alignment = self._alignment(features, allowed)
         guide = self._guide(features, allowed)
         total = (
@@ -71,7 +72,7 @@ class DomainAwareLoss:
         if self.frozen_head is None or self.settings.guide_weight == 0:
             return features.new_zeros(())
         weight, bias = self.frozen_head
-        return classification_loss(functional.linear(features, weight.detach(), bias.detach()), allowed, self.offset)
+        return self.classify(functional.linear(features, weight.detach(), bias.detach()), allowed)
 
 
 def proximal_term(parameters: Iterable[torch.Tensor], received: Iterable[torch.Tensor]) -> torch.Tensor:

@@ -7,10 +7,12 @@
 from wbc_common.wire.codec import (
     ERROR_CODE,
     MESSAGE_TYPES,
+    OPTIONAL_RECORDS,
     REPLY_RECORDS,
     decode_class_sums,
     decode_description,
     decode_evaluation,
+    decode_stain_sums,
     decode_task,
     decode_update,
     encode_error,
@@ -20,6 +22,7 @@ from wbc_common.wire.codec import (
 )
 from wbc_common.wire.messages import (
     Arrays,
+    CalibrationRequest,
     ClassSums,
     Description,
     Evaluation,
@@ -34,8 +37,10 @@ from wbc_common.wire.records import encode_arrays, record_arrays
 __all__ = [
     "ERROR_CODE",
     "MESSAGE_TYPES",
+    "OPTIONAL_RECORDS",
     "REPLY_RECORDS",
     "Arrays",
+    "CalibrationRequest",
     "ClassSums",
     "Description",
     "Evaluation",
@@ -47,6 +52,7 @@ __all__ = [
     "decode_class_sums",
     "decode_description",
     "decode_evaluation",
+    "decode_stain_sums",
     "decode_task",
     "decode_update",
     "encode_arrays",

@@ -10,6 +10,15 @@ from typing import Literal, get_args
 import numpy as np
 from flwr.app import ConfigRecord, ConfigRecordValues, Error, MetricRecord, MetricRecordValues, RecordDict
 
+from wbc_common.stain_sums import StainSums
+from wbc_common.wire.measures import (
+    decode_calibration,
+    decode_request,
+    decode_stain,
+    encode_calibration,
+    encode_request,
+    encode_stain,
+)
 from wbc_common.wire.messages import (
     ClassSums,
     Description,
@@ -35,6 +44,7 @@ from wbc_common.wire.records import (
 # Flower's message types, by task. Actions must be Python identifiers.
 MESSAGE_TYPES: Mapping[TaskKind, str] = {
     "describe": "query.describe",
+    "stain-sums": "query.stain_sums",
     "class-sums": "query.class_sums",
     "train": "train",
     "evaluate": "evaluate",
@@ -42,7 +52,9 @@ MESSAGE_TYPES: Mapping[TaskKind, str] = {
 ERROR_CODE = 1000
 _BITS: Mapping[Literal["fp32", "bf16"], int] = {"fp32": 32, "bf16": 16}
 
-_TASK, _MODEL, _TOTALS = "task", "model", "class-sum-totals"
+_TASK, _MODEL, _TOTALS, _STAIN_TOTALS = "task", "model", "class-sum-totals", "stain-sum-totals"
+_STAIN, _WISH, _CALIBRATION = "stain-sums", "calibration-request", "calibration"
+_SHIFTED, _PERSONAL = "shifted", "personal"
 _CLINIC, _COUNTS, _SUMS, _UPDATE, _TRAINING, _CONFUSION = (
     "clinic",
     "counts",
@@ -53,10 +65,14 @@ _CLINIC, _COUNTS, _SUMS, _UPDATE, _TRAINING, _CONFUSION = (
 )
 REPLY_RECORDS: Mapping[TaskKind, frozenset[str]] = {
     "describe": frozenset({_CLINIC, _COUNTS}),
+    "stain-sums": frozenset({_STAIN}),
     "class-sums": frozenset({_SUMS}),
     "train": frozenset({_UPDATE, _COUNTS, _TRAINING}),
     "evaluate": frozenset({_CONFUSION}),
 }
+
+# What an evaluation may hold beside these, where it was asked for or the plan says so.
+OPTIONAL_RECORDS: Mapping[TaskKind, frozenset[str]] = {"evaluate": frozenset({_CALIBRATION, _SHIFTED, _PERSONAL})}
 
 
 def encode_task(task: Task) -> RecordDict:
@@ -73,6 +89,10 @@ def encode_task(task: Task) -> RecordDict:
         records[_MODEL] = encode_arrays(task.model)
     if task.totals is not None:
         records[_TOTALS] = encode_arrays({"sums": task.totals.sums, "counts": task.totals.counts})
+    if task.stain is not None:
+        records[_STAIN_TOTALS] = encode_stain(task.stain)
+    if task.calibration is not None:
+        records[_WISH] = encode_request(task.calibration)
     return records
 
 
@@ -86,7 +106,7 @@ def decode_task(records: RecordDict) -> Task:
     kind, split = values.get("kind"), values.get("split")
     if kind not in get_args(TaskKind) or split not in get_args(EvaluationSplit):
         raise wrong(f"task kind {kind!r} with split {split!r}", "a kind and split of this version")
-    only(records, {_TASK, _MODEL, _TOTALS})
+    only(records, {_TASK, _MODEL, _TOTALS, _STAIN_TOTALS, _WISH})
     return Task(
         kind=kind,  # type: ignore[arg-type]
         study_hash=str(values.get("study-hash")),
@@ -95,6 +115,8 @@ def decode_task(records: RecordDict) -> Task:
         totals=_decode_sums(records, _TOTALS) if _TOTALS in records else None,
         split=split,  # type: ignore[arg-type]
         replicates=integer(values, "replicates"),
+        stain=decode_stain(records, _STAIN_TOTALS) if _STAIN_TOTALS in records else None,
+        calibration=decode_request(records, _WISH) if _WISH in records else None,
     )
 
 
@@ -104,6 +126,8 @@ def encode_reply(reply: Reply) -> RecordDict:
         return RecordDict(
             {_CLINIC: ConfigRecord({"clinic": reply.clinic}), _COUNTS: encode_arrays({"counts": reply.class_counts})}
         )
+    if isinstance(reply, StainSums):
+        return RecordDict({_STAIN: encode_stain(reply)})
     if isinstance(reply, ClassSums):
         return RecordDict({_SUMS: encode_arrays({"sums": reply.sums, "counts": reply.counts})})
     if isinstance(reply, Update):
@@ -113,6 +137,8 @@ def encode_reply(reply: Reply) -> RecordDict:
             "seconds": reply.seconds,
             "precision-bits": _BITS[reply.precision],
         }
+        if reply.epsilon is not None:
+            training["epsilon"] = reply.epsilon
         return RecordDict(
             {
                 _UPDATE: encode_arrays(reply.delta),
@@ -120,12 +146,22 @@ def encode_reply(reply: Reply) -> RecordDict:
                 _TRAINING: MetricRecord(training),
             }
         )
+    return _encode_evaluation(reply)
+
+
+def _encode_evaluation(evaluation: Evaluation) -> RecordDict:
     arrays: dict[str, np.ndarray] = {
-        "confusion": reply.confusion,
-        "replicates": reply.replicates.astype(np.int32),
-        "coarse": reply.coarse,
+        "confusion": evaluation.confusion,
+        "replicates": evaluation.replicates.astype(np.int32),
+        "coarse": evaluation.coarse,
     }
-    return RecordDict({_CONFUSION: encode_arrays(arrays)})
+    records = RecordDict({_CONFUSION: encode_arrays(arrays)})
+    if evaluation.calibration is not None:
+        records[_CALIBRATION] = encode_calibration(evaluation.calibration)
+    for name, confusion in ((_SHIFTED, evaluation.shifted), (_PERSONAL, evaluation.personal)):
+        if confusion is not None:
+            records[name] = encode_arrays({"confusion": confusion})
+    return records
 
 
 def decode_description(records: RecordDict) -> Description:
@@ -135,6 +171,12 @@ def decode_description(records: RecordDict) -> Description:
     if not isinstance(clinic, str):
         raise wrong("a clinic name that is no text", "a name")
     return Description(clinic, array(records, _COUNTS, "counts", ndim=2).astype(np.float64))
+
+
+def decode_stain_sums(records: RecordDict) -> StainSums:
+    """A clinic's stain sums; MessageError if they are none."""
+    only(records, REPLY_RECORDS["stain-sums"])
+    return decode_stain(records, _STAIN)
 
 
 def decode_class_sums(records: RecordDict) -> ClassSums:
@@ -147,24 +189,29 @@ def decode_update(records: RecordDict) -> Update:
     """A clinic's update; MessageError if it is none."""
     only(records, REPLY_RECORDS["train"])
     training = metrics(records, _TRAINING)
-    losses = {name: value for name, value in training.items() if name not in ("cells", "seconds", "precision-bits")}
+    beside = ("cells", "seconds", "precision-bits", "epsilon")
+    losses = {name: value for name, value in training.items() if name not in beside}
     return Update(
         delta=decode_arrays(records, _UPDATE),
         class_counts=array(records, _COUNTS, "counts", ndim=1).astype(np.float64),
         losses=losses,
         num_cells=_whole(training.get("cells", 0.0)),
         seconds=training.get("seconds", 0.0),
+        epsilon=training.get("epsilon"),
         precision=_precision(training.get("precision-bits", 32.0)),
     )
 
 
 def decode_evaluation(records: RecordDict) -> Evaluation:
     """A clinic's evaluation; MessageError if it is none."""
-    only(records, REPLY_RECORDS["evaluate"])
+    only(records, REPLY_RECORDS["evaluate"] | OPTIONAL_RECORDS["evaluate"])
     return Evaluation(
         confusion=integers(records, _CONFUSION, "confusion", ndim=2),
         replicates=integers(records, _CONFUSION, "replicates", ndim=3),
         coarse=integers(records, _CONFUSION, "coarse", ndim=1),
+        calibration=decode_calibration(records, _CALIBRATION) if _CALIBRATION in records else None,
+        shifted=integers(records, _SHIFTED, "confusion", ndim=2) if _SHIFTED in records else None,
+        personal=integers(records, _PERSONAL, "confusion", ndim=2) if _PERSONAL in records else None,
     )
 
 

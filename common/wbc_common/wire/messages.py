@@ -1,7 +1,7 @@
 """What coordinator and clinic say to each other, as plain data.
 
-One task goes to a clinic (`Task`); one of four replies comes back: `Description`, `ClassSums`, `Update` or
-`Evaluation`. All of a reply is sums and counts, so that it adds over clinics.
+One task goes to a clinic (`Task`); one of five replies comes back: `Description`, `StainSums`, `ClassSums`,
+`Update` or `Evaluation`. All of a reply is sums and counts, so that it adds over clinics.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-TaskKind = Literal["describe", "class-sums", "train", "evaluate"]
+from wbc_common.calibration import CalibrationCounts
+from wbc_common.stain_sums import StainSums
+
+TaskKind = Literal["describe", "stain-sums", "class-sums", "train", "evaluate"]
 EvaluationSplit = Literal["val", "test", "all"]
 Arrays = dict[str, np.ndarray]
 
@@ -27,6 +30,19 @@ class ClassSums:
 
 
 @dataclass(frozen=True)
+class CalibrationRequest:
+    """What an evaluation shall count beside the confusion matrix.
+
+    Attributes:
+        temperature: at which bins are counted, beside 1.
+        source_prior: the case mix float64 [C] that the model's posteriors assume.
+    """
+
+    temperature: float
+    source_prior: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class Task:
     """What the coordinator asks of a clinic.
 
@@ -38,6 +54,8 @@ class Task:
         totals: class sums over all training clinics; None while the alignment term is off.
         split: which cells to evaluate.
         replicates: bootstrap draws wanted with an evaluation.
+        stain: stain sums over all training clinics; None where the plan does not pool them.
+        calibration: counts of calibration wanted with an evaluation; None for none.
     """
 
     kind: TaskKind
@@ -47,6 +65,8 @@ class Task:
     totals: ClassSums | None = None
     split: EvaluationSplit = "val"
     replicates: int = 0
+    stain: StainSums | None = None
+    calibration: CalibrationRequest | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +81,7 @@ class Description:
 class Update:
     """What training changed: `delta` float32 arrays, training `class_counts` [C], mean losses, cells seen, seconds.
 
+    `epsilon` is the privacy budget that the clinic has spent on this plan so far; None without DP-SGD.
     `precision` is what convolutions computed in at the clinic, "fp32" or "bf16".
     """
 
@@ -69,6 +90,7 @@ class Update:
     losses: dict[str, float]
     num_cells: int
     seconds: float
+    epsilon: float | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
 
 
@@ -80,11 +102,17 @@ class Evaluation:
         confusion: int64 [C, C], rows true, columns predicted, of cells with an exact label.
         replicates: int64 [R, C, C], the same for bootstrap draws of patients; R may be 0.
         coarse: int64 [2], cells with a coarse label, and those predicted into a class that the label allows.
+        calibration: counts in shared bins, where they were asked for.
+        shifted: int64 [C, C], the confusion matrix after the prior-shift correction on site, with `calibration`.
+        personal: int64 [C, C], the same cells under the clinic's personal head, where the plan gives it one.
     """
 
     confusion: NDArray[np.int64]
     replicates: NDArray[np.int64]
     coarse: NDArray[np.int64]
+    calibration: CalibrationCounts | None = None
+    shifted: NDArray[np.int64] | None = None
+    personal: NDArray[np.int64] | None = None
 
 
-Reply = Description | ClassSums | Update | Evaluation
+Reply = Description | StainSums | ClassSums | Update | Evaluation

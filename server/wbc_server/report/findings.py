@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from wbc_common.cells import BLASTS
 from wbc_common.confusion import Counts, wilson_interval
+from wbc_server.report.figures import Figure
 from wbc_server.report.focus import MOST
-from wbc_server.report.inputs import Evaluation, Figure, MeanRecord, Metrics, Refusal, Run, Split
+from wbc_server.report.inputs import Evaluation, MeanRecord, Metrics, Refusal, Run, Split
 from wbc_server.report.words import count, counted, interval, listed, ranges, rate, readable, share, spelled
 
 FEW_CELLS = 30

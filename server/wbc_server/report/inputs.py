@@ -8,39 +8,19 @@ more than an older report shows.
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from wbc_common.confusion import Counts
 from wbc_common.errors import DataError
+from wbc_server.report.figures import CalibrationRecord, Figure, MaybeFigure, PrivacyRecord, Record
 
 Model = TypeVar("Model", bound=BaseModel)
 Matrix = tuple[tuple[int, ...], ...]
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-
-
-class Record(BaseModel):
-    """A frozen part of the inputs."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Figure(Record):
-    """A rate in 0..1 with its 95 % interval; None where it is not defined."""
-
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-
-
-def _figure_or_empty(value: Any) -> Any:
-    return {} if value is None else value
-
-
-MaybeFigure = Annotated[Figure, BeforeValidator(_figure_or_empty)]
 
 
 class ClassRecord(Record):
@@ -62,6 +42,14 @@ class MeanRecord(Record):
     rare_recall: MaybeFigure = Figure()
 
 
+class PersonalRecord(Record):
+    """A clinic's personal head on the cells of its evaluation."""
+
+    macro_f1: float | None = None
+    balanced_accuracy: float | None = None
+    accuracy: float | None = None
+
+
 class Evaluation(MeanRecord):
     """One clinic's test cells under the selected model."""
 
@@ -70,6 +58,7 @@ class Evaluation(MeanRecord):
     worst_recall: float | None = None
     classes_present: int = 0
     per_class: tuple[ClassRecord, ...] = ()
+    personal: PersonalRecord | None = None
 
     @property
     def counts(self) -> Counts:
@@ -81,7 +70,7 @@ class Clinic(Record):
     """A clinic's role and its cells per split and class; counts are fractions where a label allows several classes."""
 
     role: Literal["train", "held-out"]
-    class_counts: dict[Split, tuple[float, ...]] = {}
+    class_counts: dict[Split, tuple[float, ...]] = Field(default={})
 
     def cells(self, *splits: Split) -> float:
         """Cells in those splits (all of them when none is named)."""
@@ -97,7 +86,7 @@ class StudyRecord(Record):
     registry: str
     classes: tuple[str, ...] = Field(min_length=1)
     rounds: int
-    method: dict[str, str | int | float | bool | None] = {}
+    method: dict[str, str | int | float | bool | None] = Field(default={})
 
 
 class Refusal(Record):
@@ -114,19 +103,22 @@ class Metrics(Record):
     """metrics.json."""
 
     study: StudyRecord
-    versions: dict[str, str | None] = {}
+    versions: dict[str, str | None] = Field(default={})
     seconds: float | None = None
     rounds_done: int = 0
     selected_round: int | None = None
     selection: str = ""
     clinics: dict[str, Clinic]
     rare_classes: tuple[str, ...] = ()
-    held_out: dict[str, Evaluation] = {}
+    held_out: dict[str, Evaluation] = Field(default={})
     mean_held_out: MeanRecord | None = None
-    in_domain: dict[str, Evaluation] = {}
+    in_domain: dict[str, Evaluation] = Field(default={})
     mean_in_domain: MeanRecord | None = None
-    egress_bytes: dict[str, dict[str, int]] = {}
+    egress_bytes: dict[str, dict[str, int]] = Field(default={})
     refused: tuple[Refusal, ...] = ()
+    cautions: tuple[str, ...] = ()
+    privacy: PrivacyRecord | None = None
+    calibration: CalibrationRecord | None = None
 
     @model_validator(mode="after")
     def _one_number_of_classes(self) -> Self:
@@ -152,7 +144,7 @@ class Round(Record):
     """One line of rounds.jsonl; matrices are absent where a round was not evaluated."""
 
     round: int
-    train: dict[str, TrainRecord] = {}
+    train: dict[str, TrainRecord] = Field(default={})
     refused: tuple[str | Refusal, ...] = ()
     missing: tuple[str | Refusal, ...] = ()
     validation: dict[str, Matrix] | None = None

@@ -40,8 +40,8 @@ def render(run: Run) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (words.rate, words.interval, words.size, words.count, words.duration, words.readable, words.listed)
-    environment.filters.update({function.__name__: function for function in filters})
+    filters = (words.rate, words.fine, words.interval, words.size, words.count, words.duration, words.readable)
+    environment.filters.update({function.__name__: function for function in (*filters, words.listed)})
     environment.filters["percent"] = lambda value: f"{100 * value:.2f}%"
     return environment.get_template("template.html.j2").render(**_context(run))
 
@@ -97,5 +97,5 @@ def _held_out_senders(metrics: Metrics) -> list[str]:
     return sorted(
         name
         for name in held_out
-        if any(metrics.egress_bytes.get(name, {}).get(kind, 0) for kind in ("class-sums", "update"))
+        if any(metrics.egress_bytes.get(name, {}).get(kind, 0) for kind in ("stain-sums", "class-sums", "update"))
     )

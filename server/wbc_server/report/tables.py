@@ -12,17 +12,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from wbc_common.confusion import Counts, f1, macro_f1, recall, support, wilson_interval
+from wbc_server.report.figures import Figure
 from wbc_server.report.findings import summed
-from wbc_server.report.inputs import SPLITS, ClassRecord, Clinic, Evaluation, Figure, Metrics
+from wbc_server.report.inputs import SPLITS, ClassRecord, Clinic, Evaluation, Metrics
 from wbc_server.report.words import count, counted, rate, readable, share, size
 
 # Upper ends of the shades' shares of a row; narrow at the bottom, where errors differ by a few per cent.
 SHADE_ENDS = (0.02, 0.05, 0.10, 0.20, 0.35, 0.50, 0.70, 0.90, 1.0)
 EGRESS_KINDS = {
     "describe": ("describe", "cells per class and split"),
+    "stain-sums": ("stain sums", "moments of optical density"),
     "class-sums": ("class sums", "sums of feature vectors per class"),
     "update": ("update", "changes of the model's weights"),
-    "evaluation": ("evaluation", "confusion matrices"),
+    "evaluation": ("evaluation", "confusion matrices, calibration bins"),
 }
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from wbc_server.report.inputs import Figure
+from wbc_server.report.figures import Figure
 
 NONE = "–"
 _BYTE_UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -13,6 +13,11 @@ _SPELLED = ["No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight"
 def rate(value: float | None) -> str:
     """0.523 → "0.52"; a dash where it is not defined."""
     return NONE if value is None or not math.isfinite(value) else f"{value:.2f}"
+
+
+def fine(value: float | None) -> str:
+    """Three digits, for errors that are small: 0.0432 → "0.043"."""
+    return NONE if value is None or not math.isfinite(value) else f"{value:.3f}"
 
 
 def interval(figure: Figure) -> str:

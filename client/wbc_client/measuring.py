@@ -1,0 +1,60 @@
+"""What a clinic counts when it measures a model: confusions, and where asked calibration bins and its personal head."""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wbc_client.calibration import correct_prior_shift, count_calibration
+from wbc_client.clinic import Clinic
+from wbc_client.dataset.cell_set import CellSet
+from wbc_client.evaluation import count
+from wbc_client.personal import fit_head, keep_head
+from wbc_client.stain_averaging import predict_over_stains
+from wbc_client.virtual_stains import VirtualStains
+from wbc_common.confusion import confusion_matrix
+from wbc_common.errors import MessageError
+from wbc_common.models import Network
+from wbc_common.wire import Arrays, CalibrationRequest, Evaluation, Task
+
+
+def measure(clinic: Clinic, cells: CellSet, task: Task, arrays: Arrays, stains: VirtualStains | None) -> Evaluation:
+    """Counts of the received model on some of this clinic's cells."""
+    settings = clinic.study.evaluation
+    logits = _logits(clinic, clinic.model(arrays), cells, stains)
+    replicates = min(task.replicates, settings.bootstrap_replicates)
+    found = count(logits, cells, replicates=replicates, clinic=clinic.site.clinic)
+    if task.calibration is None or not settings.calibration:
+        return found
+    return _with_calibration(found, logits, cells, task.calibration)
+
+
+def measure_personal_head(
+    clinic: Clinic, training: CellSet, cells: CellSet, arrays: Arrays, stains: VirtualStains | None
+) -> NDArray[np.int64]:
+    """Fit this clinic's own head to its training cells, keep it here, and count its confusions [C, C] on `cells`."""
+    model, name = clinic.model(arrays), clinic.site.clinic
+    fit_head(model, training, clinic.study, clinic=name, stains=stains)
+    keep_head(model, clinic.site.state_dir, clinic.study)
+    return count(_logits(clinic, model, cells, stains), cells, replicates=0, clinic=name).confusion
+
+
+def _logits(clinic: Clinic, model: Network, cells: CellSet, stains: VirtualStains | None) -> Tensor:
+    draws, name = clinic.study.evaluation.stain_draws, clinic.site.clinic
+    return predict_over_stains(
+        model, cells.images, clinic.device, draws=draws, clinic=name, stains=stains, precision=clinic.precision
+    )
+
+
+def _with_calibration(found: Evaluation, logits: Tensor, cells: CellSet, wish: CalibrationRequest) -> Evaluation:
+    """Counts in bins of the exact cells; the case mix behind `shifted` is estimated from all cells, without labels."""
+    if wish.source_prior.shape != (logits.shape[1],):
+        raise MessageError("a source prior of another number of classes", remedy="run the same version at both sides")
+    exact = cells.exact
+    true, corrected = cells.labels[exact].numpy(), correct_prior_shift(logits, wish.source_prior)[exact].numpy()
+    return replace(
+        found,
+        calibration=count_calibration(logits[exact], cells.labels[exact], wish.temperature),
+        shifted=confusion_matrix(true, corrected, logits.shape[1]),
+    )

@@ -1,0 +1,73 @@
+"""A clinic's personal head: fitted on site to the finished model's features, kept in the clinic's state folder.
+
+Only head rows are trained (as FedPer and FedRep do with their heads; Arivazhagan et al. 2019, Collins et al. 2021),
+from the global head on, with the plan's classification loss under the clinic's own counts. `wbc-client predict --head`
+uses it.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from wbc_client.augmentation import augment
+from wbc_client.dataset.cell_set import CellSet
+from wbc_client.losses import imbalance_of
+from wbc_client.training import build_optimizer
+from wbc_client.virtual_stains import VirtualStains
+from wbc_common.appearance import normalise
+from wbc_common.errors import DataError
+from wbc_common.files import write_atomically
+from wbc_common.models import HEAD_KEYS, Network
+from wbc_common.seeds import torch_generator
+from wbc_common.study import StudyConfig
+
+HEAD_NAME = "personal-head.safetensors"
+
+
+def fit_head(model: Network, cells: CellSet, study: StudyConfig, *, clinic: str, stains: VirtualStains | None) -> None:
+    """Fit the model's head, in place, to one clinic's training cells; the backbone keeps its bits."""
+    device = model.head.weight.device
+    loss = imbalance_of(torch.from_numpy(cells.class_counts()).to(device, torch.float32), study.loss)
+    optimizer = build_optimizer(model.head, study.training, study.personal.learning_rate)
+    generator = torch_generator(study.seed, "personal head", clinic)
+    model.eval()
+    for _ in range(study.personal.epochs):
+        for index in torch.split(torch.randperm(len(cells), generator=generator), study.training.batch_size):
+            images = augment(cells.images[index], study.training.augmentation, generator, stains)
+            with torch.no_grad():
+                features = model.features(normalise(images).to(device))
+            optimizer.zero_grad(set_to_none=True)
+            loss(model.head(features), cells.allowed[index].to(device)).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
+
+def keep_head(model: Network, folder: Path, study: StudyConfig) -> None:
+    """Write the head to the clinic's state folder; it belongs to the model of this plan alone."""
+    state = model.state_dict()
+    arrays = {key: state[key].detach().cpu().numpy() for key in HEAD_KEYS}
+    metadata = {"wbc": json.dumps({"study-hash": study.hash})}
+    write_atomically(
+        folder / HEAD_NAME, save({key: np.ascontiguousarray(value) for key, value in arrays.items()}, metadata)
+    )
+
+
+def put_head(model: Network, path: Path, study: StudyConfig) -> None:
+    """Put a kept head into the model of its plan.
+
+    Raises:
+        DataError: the file is none, or belongs to the model of another plan.
+    """
+    remedy = "give the personal-head.safetensors of this model's study, or leave --head out"
+    try:
+        with safe_open(path, framework="pt") as file:
+            plan = json.loads((file.metadata() or {}).get("wbc", "{}")).get("study-hash")
+            arrays = {key: file.get_tensor(key) for key in HEAD_KEYS}
+    except (OSError, SafetensorError, ValueError, AttributeError) as error:
+        raise DataError(f"cannot read personal head {path}", remedy=remedy) from error
+    if plan != study.hash:
+        raise DataError(f"personal head {path} belongs to the model of another plan", remedy=remedy)
+    model.load_state_dict(arrays, strict=False)

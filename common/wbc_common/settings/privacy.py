@@ -1,0 +1,27 @@
+"""[privacy]: record-level differential privacy of local training (docs/method.md §7)."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from wbc_common.settings.reading import Settings
+
+
+class PrivacySettings(Settings):
+    """DP-SGD at every training clinic (Abadi et al. 2016), each with a budget of its own.
+
+    Attributes:
+        mode: `dp-sgd` clips and noises the gradients of the model updates. It covers nothing else that leaves.
+        epsilon, delta: the budget of one clinic over the whole study; one round that would exceed it is refused there.
+        clip_norm: largest L2 norm of one cell's gradient.
+        noise_multiplier: σ, noise over clip_norm; `auto` takes the smallest that keeps the planned rounds within the
+            budget.
+        accountant: Rényi (`rdp`), or the tighter numerical `prv`.
+    """
+
+    mode: Literal["none", "dp-sgd"] = "none"
+    epsilon: float = Field(8.0, gt=0, le=1000)
+    delta: float = Field(1e-5, gt=0, lt=1)
+    clip_norm: float = Field(1.0, gt=0, le=1e6)
+    noise_multiplier: Literal["auto"] | float = "auto"
+    accountant: Literal["rdp", "prv"] = "rdp"

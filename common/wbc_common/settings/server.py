@@ -1,0 +1,56 @@
+"""[aggregation] and [evaluation]: the server's rule and step, and how the model is measured and chosen."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from wbc_common.settings.reading import Settings
+
+
+class AggregationSettings(Settings):
+    """The server's rule and step, docs/method.md §2.
+
+    Attributes:
+        rule: how clinics are weighed; `uniform` weighs each clinic the same.
+        robust: an order statistic in place of the weighted mean. It needs every single update, so it is not additive
+            over clinics, and it discards what one clinic alone knows: a caution says so at start and in the report.
+        optimizer: what the server does with the mean change; `sgd` takes it as it is, times `step_size`.
+    """
+
+    rule: Literal["class-count-aware", "fedavg", "uniform"] = "class-count-aware"
+    alpha: float = Field(0.5, ge=0, le=1, description="how much a rare class lifts the clinics that hold it")
+    head_smoothing: float = Field(0.5, ge=0, description="λ: pulls a head row's weights towards FedAvg's")
+    step_size: float = Field(1.0, gt=0, le=10, description="η")
+    max_share: float = Field(1.0, gt=0, le=1, description="cap on one clinic's share of any weight")
+    max_update_norm: float = Field(1e4, gt=0, description="an update with a larger L2 norm is refused")
+    robust: Literal["none", "trimmed-mean", "krum"] = "none"
+    trim_fraction: float = Field(0.2, ge=0, lt=0.5, description="share of clinics cut off at each end, by coordinate")
+    krum_malicious: int = Field(0, ge=0, description="f: clinics that Krum expects to be malicious")
+    optimizer: Literal["sgd", "fedavgm", "fedadam"] = "sgd"
+    momentum: float = Field(0.9, ge=0, lt=1, description="β of FedAvgM, β₁ of FedAdam")
+    second_momentum: float = Field(0.99, ge=0, lt=1, description="β₂ of FedAdam")
+    adaptivity: float = Field(1e-3, gt=0, le=1, description="τ of FedAdam: the smaller, the more adaptive")
+
+
+class EvaluationSettings(Settings):
+    """How the model is measured and chosen; selection looks at training clinics' validation cells alone.
+
+    Attributes:
+        selection: which model is exported: the round that did best on validation cells, the last one, or `average`: the
+            mean of the models of the last third of the rounds (SWA, Izmailov et al. 2018).
+        prediction_prior: what predictions assume about the case mix: `balanced` (plain logits, what macro-F1 rewards),
+            `training` (the training federation's own mix), or class → share of a known one.
+        prediction_tau: strength of that prior, between balanced (0) and prevalence-weighted (1) prediction.
+        stain_draws: evaluate on this many virtual stains of each image beside itself and average the probabilities.
+        calibration: let clinics send counts in shared bins of probability at the end (docs/method.md §5.4).
+        coverage: of conformal sets, aimed at on the training clinics' validation cells.
+    """
+
+    every_rounds: int = Field(1, ge=1)
+    selection: Literal["best-validation", "last", "average"] = "best-validation"
+    bootstrap_replicates: int = Field(500, ge=0, le=10_000)
+    prediction_prior: Literal["balanced", "training"] | dict[str, float] = "balanced"
+    prediction_tau: float = Field(1.0, ge=0, le=10)
+    stain_draws: int = Field(0, ge=0, le=64)
+    calibration: bool = True
+    coverage: float = Field(0.9, gt=0, lt=1)

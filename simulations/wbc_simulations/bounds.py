@@ -1,0 +1,225 @@
+"""Bounds that federated methods stand beside, on the same folds and the same held-out cells (docs/method.md §5.6).
+
+    local-only         one model for each training clinic, from its own cells; figures are the mean over those models
+    centralised        one model from the pooled cells of all training clinics: what federation is said to cost
+    centralised-boda   the same with BoDA as published, which needs every domain's prototypes in one place
+    in-domain-oracle   the held-out clinic's own cells: cross-fitted, each model names the third it has not seen
+
+Each is made of ordinary studies of one training clinic, run by the same apps under `bounds/` in the run's folder; their
+settings are the method's, less what needs several clinics. The finished folder holds what a comparison reads.
+"""
+
+import html
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import tomli_w
+import torch
+from numpy.typing import NDArray
+
+from wbc_client.clinic import open_clinic
+from wbc_client.dataset.cell_set import SPLITS, CellSet
+from wbc_client.dataset.packed import packed_metadata, write_packed
+from wbc_client.evaluation import count
+from wbc_client.features import predict
+from wbc_client.predict import load_model
+from wbc_common.seeds import numpy_generator
+from wbc_common.study import ClinicSettings, StudyConfig, parse_study, write_study
+from wbc_common.wire import Evaluation
+from wbc_server.draws import read_draws, write_draws
+from wbc_server.participation import Roster
+from wbc_server.run_folder import RunFolder, write_atomically
+from wbc_server.summary import summarise
+from wbc_simulations.engine import EngineName, run_study
+from wbc_simulations.methods import MethodKind
+
+Clinics = Mapping[str, CellSet]
+_ORACLE_FOLDS = 3
+
+
+@dataclass(frozen=True)
+class Part:
+    """One study of a bound: a single training clinic, and the held-out cells that its model is measured on.
+
+    Attributes:
+        name: of its folder.
+        train: cells to train on, splits included.
+        held_out: clinic → cells.
+    """
+
+    name: str
+    train: CellSet
+    held_out: Clinics
+
+
+def finish_bound(kind: MethodKind, study: StudyConfig, folder: RunFolder, clinics: Path, engine: EngineName) -> None:
+    """Run what is left of a bound, and write its figures.
+
+    Args:
+        study: the plan of the federated method on this fold.
+        clinics: folder of the clinic files.
+    """
+    names = (*study.clinics.train, *study.clinics.held_out)
+    cells = {name: open_clinic(clinics / f"{name}.toml").cells for name in names}
+    parts = _PARTS[kind](study, cells)
+    plan = part_plan(study, kind)
+    for part in parts:
+        _finish_part(part, plan, _part_folder(folder, part), engine)
+    if kind == "in-domain-oracle":
+        found = {name: _cross_fitted(name, cells[name], study, folder) for name in study.clinics.held_out}
+    else:
+        found = _measured(parts, folder)
+    _write_figures(kind, study, folder, cells, found)
+
+
+def part_plan(study: StudyConfig, kind: MethodKind) -> StudyConfig:
+    """The plan of each part, for clinics "train" and "held-out" that every part names anew.
+
+    Images are packed as the network sees them, so nothing is left to prepare. What needs several clinics (alignment
+    from the others' sums, weights, order statistics) is off.
+    """
+    values = study.model_dump(mode="json")
+    values["clinics"] = {"train": ["pooled"], "held_out": []}
+    values["images"] |= {"white_balance": False, "framing": "as-is"}
+    values["loss"] |= {"alignment": "boda-paper"} if kind == "centralised-boda" else {"alignment_weight": 0.0}
+    values["aggregation"] |= {"rule": "fedavg", "robust": "none"}
+    values["privacy"] |= {"mode": "none"}
+    values["personal"] |= {"clinics": []}
+    return parse_study(values, f"bound {kind}")
+
+
+def pooled(cells: Clinics) -> CellSet:
+    """The cells of several clinics as one; patients keep apart, and each cell knows its domain."""
+    parts = list(cells.values())
+    offsets = np.cumsum([0, *(_last_group(part) + 1 for part in parts[:-1])])
+    return CellSet(
+        images=torch.cat([part.images for part in parts]),
+        allowed=torch.cat([part.allowed for part in parts]),
+        groups=torch.cat([part.groups + int(offset) for part, offset in zip(parts, offsets, strict=True)]),
+        split=torch.cat([part.split for part in parts]),
+        domain=torch.cat([torch.full((len(part),), place) for place, part in enumerate(parts)]),
+    )
+
+
+def oracle_folds(name: str, cells: CellSet) -> NDArray[np.int64]:
+    """Which third each cell is in, int64 [N]; a patient is in one third."""
+    groups, places = np.unique(cells.groups.numpy(), return_inverse=True)
+    thirds = numpy_generator("oracle", name).permutation(len(groups)) % _ORACLE_FOLDS
+    folds: NDArray[np.int64] = thirds[places].astype(np.int64)
+    return folds
+
+
+def _last_group(cells: CellSet) -> int:
+    return int(cells.groups.max()) if len(cells) else -1
+
+
+def _local_parts(study: StudyConfig, cells: Clinics) -> list[Part]:
+    held_out = {name: cells[name] for name in study.clinics.held_out}
+    return [Part(name, cells[name], held_out) for name in study.clinics.train]
+
+
+def _central_parts(study: StudyConfig, cells: Clinics) -> list[Part]:
+    held_out = {name: cells[name] for name in study.clinics.held_out}
+    return [Part("pooled", pooled({name: cells[name] for name in study.clinics.train}), held_out)]
+
+
+def _oracle_parts(study: StudyConfig, cells: Clinics) -> list[Part]:
+    return [
+        Part(f"{name}-{fold}", _but_fold(cells[name], oracle_folds(name, cells[name]) == fold), {})
+        for name in study.clinics.held_out
+        for fold in range(_ORACLE_FOLDS)
+    ]
+
+
+def _but_fold(cells: CellSet, unseen: NDArray[np.bool_]) -> CellSet:
+    """The cells outside a third; its test cells train, as the third is what is tested."""
+    rest = cells.subset(torch.from_numpy(~unseen))
+    train, test = SPLITS.index("train"), SPLITS.index("test")
+    return replace(rest, split=torch.where(rest.split == test, train, rest.split))
+
+
+_PARTS: Mapping[MethodKind, Callable[[StudyConfig, Clinics], list[Part]]] = {
+    "local-only": _local_parts,
+    "centralised": _central_parts,
+    "centralised-boda": _central_parts,
+    "in-domain-oracle": _oracle_parts,
+}
+
+
+def _part_folder(folder: RunFolder, part: Part) -> RunFolder:
+    return RunFolder(folder.path / "bounds" / part.name)
+
+
+def _finish_part(part: Part, plan: StudyConfig, folder: RunFolder, engine: EngineName) -> None:
+    if folder.is_finished:
+        return
+    names = ClinicSettings(train=(part.name,), held_out=tuple(part.held_out))
+    study = plan.model_copy(update={"clinics": names})
+    packed, clinics = folder.path / "cells", folder.path / "clinics"
+    clinics.mkdir(parents=True, exist_ok=True)
+    write_study(study, folder.study_file)
+    for name, cells in {part.name: part.train, **part.held_out}.items():
+        path = packed / f"{name}.safetensors"
+        write_packed(cells, path, packed_metadata(study.classes, study.images.source_px))
+        data = {"kind": "packed", "path": str(path.resolve())}
+        values = {"clinic": name, "study": "../study.toml", "state_dir": f"../sites/{name}", "data": data}
+        (clinics / f"{name}.toml").write_bytes(tomli_w.dumps(values).encode())
+    run_study(folder, clinics, engine)
+    shutil.rmtree(packed)
+
+
+def _measured(parts: list[Part], folder: RunFolder) -> dict[str, Evaluation]:
+    """Held-out clinic → counts; with several models, clinic-by-model → counts."""
+    found: dict[str, Evaluation] = {}
+    for part in parts:
+        run = _part_folder(folder, part)
+        figures, draws = run.read_metrics()["held_out"], read_draws(run)
+        for name in part.held_out:
+            coarse = np.array([figures[name]["coarse_cells"], figures[name]["coarse_right"]])
+            label = name if len(parts) == 1 else f"{name}-by-{part.name}"
+            found[label] = Evaluation(np.array(figures[name]["confusion"]), draws[name], coarse)
+    return found
+
+
+def _cross_fitted(name: str, cells: CellSet, study: StudyConfig, folder: RunFolder) -> Evaluation:
+    """Counts of a clinic's cells, each named by the model that has not seen its third; on the draws of all methods."""
+    folds = torch.from_numpy(oracle_folds(name, cells))
+    logits = torch.zeros(len(cells), len(study.classes))
+    for fold in range(_ORACLE_FOLDS):
+        model, _ = load_model(RunFolder(folder.path / "bounds" / f"{name}-{fold}").model)
+        logits[folds == fold] = predict(model, cells.images[folds == fold], torch.device("cpu"))
+    return count(logits, cells, replicates=study.evaluation.bootstrap_replicates, clinic=name)
+
+
+def _write_figures(
+    kind: MethodKind, study: StudyConfig, folder: RunFolder, cells: Clinics, found: Mapping[str, Evaluation]
+) -> None:
+    """metrics.json and draws as a comparison reads them; the page, written last, says that the bound is finished."""
+    counts = {name: np.stack([part.part(split).class_counts() for split in SPLITS]) for name, part in cells.items()}
+    names = ClinicSettings(train=study.clinics.train, held_out=tuple(sorted(found)))
+    measured = study.model_copy(update={"clinics": names})
+    none = np.zeros((len(SPLITS), len(study.classes)))
+    per_name = {name: counts.get(name, none) for name in (*names.train, *names.held_out)}
+    nodes = {name: place for place, name in enumerate(per_name, start=1)}
+    roster = Roster(nodes, per_name, tuple(sorted(names.train)), names.held_out)
+    metrics = summarise(measured, roster, [], found, study.rounds)
+    metrics |= {"bound": kind, "rounds_done": study.rounds}
+    write_draws(folder, found)
+    write_atomically(folder.metrics, json.dumps(metrics, indent=1, allow_nan=False).encode())
+    write_atomically(folder.report, _page(kind, study, folder).encode())
+
+
+def _page(kind: MethodKind, study: StudyConfig, folder: RunFolder) -> str:
+    runs = sorted(path.name for path in (folder.path / "bounds").iterdir())
+    links = "".join(
+        f'<li><a href="bounds/{html.escape(name)}/report.html">{html.escape(name)}</a></li>' for name in runs
+    )
+    title = f"{html.escape(study.name)}: bound {kind}"
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><h1>{title}</h1>'
+        f"<p>Not a federated study: a bound to compare with. It is made of these studies:</p><ul>{links}</ul></html>\n"
+    )

@@ -1,0 +1,74 @@
+"""Balanced head-only rounds: the backbone stays, batches are balanced, only head rows leave."""
+
+import numpy as np
+import torch
+
+from wbc_client.dataset.cell_set import CellSet
+from wbc_client.head_training import balanced_draw, train_head
+from wbc_common.models import HEAD_KEYS, build_model, model_arrays
+from wbc_common.study import StudyConfig, parse_study
+
+
+def plan(**training: object) -> StudyConfig:
+    values = {
+        "name": "toy",
+        "rounds": 4,
+        "clinics": {"train": ["a", "b"]},
+        "images": {"size_px": 16},
+        "training": {"local_epochs": 2, "batch_size": 8, "head_only_rounds": 2, **training},
+    }
+    return parse_study(values, "toy")
+
+
+def cells(labels: list[int]) -> CellSet:
+    classes = torch.tensor(labels)
+    images = (classes * 50 + 50).to(torch.uint8)[:, None, None, None].expand(len(labels), 3, 16, 16).contiguous()
+    allowed = torch.nn.functional.one_hot(classes, 5).bool()
+    return CellSet(images, allowed, torch.arange(len(labels)), torch.zeros(len(labels), dtype=torch.int64))
+
+
+def test_only_head_rows_leave_and_the_backbone_keeps_its_bits() -> None:
+    model = build_model(plan().model, 5, seed=0)
+    before = model_arrays(model)
+    update = train_head(model, cells([0] * 20 + [1] * 4), plan(), clinic="a", round_number=3)
+    assert set(update.delta) == set(HEAD_KEYS)
+    for key, value in model_arrays(model).items():
+        if key in HEAD_KEYS:
+            np.testing.assert_array_equal(update.delta[key], value - before[key])
+            assert np.abs(update.delta[key]).max() > 0
+        else:
+            np.testing.assert_array_equal(value, before[key])
+
+
+def test_the_same_round_gives_the_same_bits() -> None:
+    updates = [
+        train_head(build_model(plan().model, 5, seed=0), cells([0, 0, 1]), plan(), clinic="a", round_number=3)
+        for _ in range(2)
+    ]
+    np.testing.assert_array_equal(updates[0].delta["head.weight"], updates[1].delta["head.weight"])
+
+
+def test_the_rate_starts_anew_in_the_head_only_rounds() -> None:
+    """With one round of both kinds left, the whole study's cosine would leave almost nothing of the rate."""
+    model = build_model(plan().model, 5, seed=0)
+    first = train_head(model, cells([0, 1] * 6), plan(), clinic="a", round_number=3)
+    model = build_model(plan().model, 5, seed=0)
+    constant = train_head(model, cells([0, 1] * 6), plan(schedule="constant"), clinic="a", round_number=3)
+    np.testing.assert_array_equal(first.delta["head.bias"], constant.delta["head.bias"])
+
+
+def test_each_class_present_is_drawn_as_often_as_any_other() -> None:
+    found = cells([0] * 2700 + [1] * 270 + [3] * 30)
+    drawn = found.labels[balanced_draw(found, torch.Generator().manual_seed(1))]
+    counts = torch.bincount(drawn, minlength=5)
+    assert counts[[2, 4]].tolist() == [0, 0]
+    # 3000 draws with probability 1/3 each: a deviation of 26 cells; five of them are allowed.
+    assert bool(((counts[[0, 1, 3]] - 1000).abs() < 130).all())
+
+
+def test_a_coarse_cell_is_drawn_by_its_shares() -> None:
+    found = cells([0, 0, 1])
+    found.allowed[2] = torch.tensor([True, True, False, False, False])
+    # Counts: 2.5 of class 0 and 0.5 of class 1; weights 1/2.5 twice, and 0.5/2.5 + 0.5/0.5 for the coarse cell.
+    draws = torch.cat([balanced_draw(found, torch.Generator().manual_seed(seed)) for seed in range(1000)])
+    assert abs(float((draws == 2).double().mean()) - 1.2 / 2) < 0.05

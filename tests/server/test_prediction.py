@@ -1,0 +1,48 @@
+"""Predicting for a known case mix by the head's bias."""
+
+import numpy as np
+import pytest
+
+from wbc_common.errors import SettingError
+from wbc_common.study import StudyConfig, parse_study
+from wbc_server.prediction import check_counts, for_prediction, target_prior
+
+COUNTS = np.array([700.0, 200, 100, 0, 0])
+
+
+def a_study(**evaluation: object) -> StudyConfig:
+    clinics = {"train": ["a", "b"]}
+    return parse_study({"name": "s", "clinics": clinics, "evaluation": evaluation}, "test")
+
+
+def a_model() -> dict[str, np.ndarray]:
+    return {"head.weight": np.ones((5, 2), np.float32), "head.bias": np.arange(5, dtype=np.float32)}
+
+
+def test_balanced_prediction_is_the_model_itself() -> None:
+    model = a_model()
+    assert for_prediction(model, a_study(), COUNTS) is model
+
+
+def test_the_training_mix_is_added_to_the_bias_with_its_strength_and_the_model_stays() -> None:
+    model = a_model()
+    found = for_prediction(model, a_study(prediction_prior="training", prediction_tau=0.5), COUNTS)
+    expected = [0 + 0.5 * np.log(700.2 / 1001), 1 + 0.5 * np.log(200.2 / 1001), 2 + 0.5 * np.log(100.2 / 1001)]
+    np.testing.assert_allclose(found["head.bias"][:3], expected, rtol=1e-6)
+    np.testing.assert_array_equal(model["head.bias"], np.arange(5))
+    assert found["head.bias"].dtype == np.float32
+
+
+def test_a_table_of_shares_is_the_prior_whatever_it_sums_to() -> None:
+    table = {"neutrophil": 3.0, "monocyte": 1.0}
+    study = a_study(prediction_prior=table)
+    prior = target_prior(study, COUNTS)
+    places = [study.classes.index("neutrophil"), study.classes.index("monocyte")]
+    np.testing.assert_allclose(prior[places], [750.2 / 1001, 250.2 / 1001])
+    assert prior.sum() == pytest.approx(1)
+
+
+def test_a_prior_without_a_cell_behind_it_is_refused_by_name() -> None:
+    with pytest.raises(SettingError, match="works on class counts, and b declares no training cell"):
+        check_counts(a_study(), {"a": COUNTS, "b": 0 * COUNTS})
+    check_counts(a_study(), {"a": COUNTS, "b": COUNTS})
