@@ -103,10 +103,9 @@ def test_a_finished_bound_is_read_like_any_run_and_measured_on_the_same_drawn_pa
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("finished_bound", ["centralised-boda"], indirect=True)
 def test_centralised_boda_trained_with_its_alignment_term(finished_bound: tuple[str, RunFolder]) -> None:
-    kind, run = finished_bound
-    if kind != "centralised-boda":
-        pytest.skip("another bound")
+    _, run = finished_bound
     (line,) = (run.path / "bounds" / "pooled" / "rounds.jsonl").read_text().splitlines()
     assert '"alignment":' in line
     assert '"alignment":0.0,' not in line
