@@ -1,15 +1,19 @@
 """The one door out of a clinic: every byte that leaves passes here.
 
-A reply goes out only with exactly the records that its kind of task may return, and only after the ledger has it. Of an
-error only its kind and a reference leave: Flower would send the exception's text, in which a file name with a patient's
-number once arrived at a server. The text stays in the clinic's log under that reference.
+A task is let in only as the approved plan has it. A reply goes out only with exactly the records that its kind of task
+may return, and only after the ledger has it. Of an error only its kind and a reference leave: Flower would send the
+exception's text, in which a file name with a patient's number once arrived at a server. The text stays in the clinic's
+log under that reference.
 """
 
 import logging
 import secrets
+from collections.abc import Callable
+from pathlib import Path
 
 from flwr.app import Context, Error, Message, RecordDict
 
+from wbc_client.agreement import check_task
 from wbc_client.clinic import Clinic, open_clinic
 from wbc_client.ledger import Departure, enter
 from wbc_client.location import clinic_file
@@ -22,14 +26,26 @@ log = logging.getLogger(__name__)
 
 def answer(message: Message, context: Context) -> Message:
     """The reply to any message: what the task asks for, or an error without content. Never raises."""
+    reply = answer_records(lambda: clinic_file(context.node_config), lambda: message.content)
+    return Message(reply, reply_to=message)
+
+
+def answer_records(clinic: Callable[[], Path], records: Callable[[], RecordDict]) -> RecordDict | Error:
+    """The same for the bare records of a message. Never raises.
+
+    Args:
+        clinic: finds the clinic file; it may refuse.
+        records: reads the message's records; it may refuse.
+    """
     try:
-        clinic = open_clinic(clinic_file(context.node_config))
-        task = decode_task(message.content)
-        records = encode_reply(perform(clinic, task))
-        _let_out(clinic, task, records)
-        return Message(records, reply_to=message)
+        opened = open_clinic(clinic())
+        task = decode_task(records())
+        check_task(task, opened.study)
+        reply = encode_reply(perform(opened, task))
+        _let_out(opened, task, reply)
+        return reply
     except Exception as error:
-        return Message(_refusal(error), reply_to=message)
+        return _refusal(error)
 
 
 def check_records(kind: TaskKind, records: RecordDict) -> None:

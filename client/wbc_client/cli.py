@@ -4,11 +4,15 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wbc_common.terminal import run_command
+from wbc_common.terminal import interrupt_on_signals, run_command
+
+if TYPE_CHECKING:
+    from wbc_client.node.checks import Finding
+    from wbc_client.site import Site
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -20,12 +24,32 @@ def _about() -> None:
     """Take part in federated white-blood-cell studies. Research software; no clinical use."""
 
 
+ClinicFile = Annotated[Path, typer.Argument(help="clinic.toml")]
+
+
 @app.command()
-def check(
-    clinic: Annotated[Path, typer.Argument(help="clinic.toml")],
+def init(
+    clinic: Annotated[str, typer.Option(help="this clinic's name in the plan")],
+    folder: Annotated[Path, typer.Option(help="folder to make")] = Path(),
+    address: Annotated[str, typer.Option(help="host:port of the coordinator's gateway")] = "fl.example.org:8443",
     as_json: Json = False,
 ) -> None:
-    """Open this clinic's cells as a study would, and say what is there and what is wrong."""
+    """Make this clinic's key, which never leaves, and an example clinic file; print the public key to send."""
+    from wbc_client.node.setup import make_clinic
+
+    made = make_clinic(folder, clinic, address)
+    if as_json:
+        found = {"public_key": str(made.public_key), "fingerprint": made.fingerprint}
+        typer.echo(json.dumps({"clinic_file": str(made.clinic_file), **found}))
+        return
+    typer.echo(f"clinic file: {made.clinic_file}; put study.toml and ca.pem of the coordinator beside it")
+    typer.echo(f"send the coordinator {made.public_key}:\n{made.line}")
+    typer.echo(f"its fingerprint, to compare by telephone: {made.fingerprint}")
+
+
+@app.command()
+def check(clinic: ClinicFile, as_json: Json = False) -> None:
+    """Open this clinic's cells as a study would, and look at each hop on the way to the coordinator."""
     from wbc_client.dataset.cell_set import SPLITS
     from wbc_client.dataset.opening import open_cells
     from wbc_client.device import choose_device
@@ -36,15 +60,72 @@ def check(
     device = str(choose_device(site.device))
     opened = open_cells(site, study)
     counts = {split: opened.cells.part(split).class_counts().tolist() for split in SPLITS}
+    findings = _way(site)
     if as_json:
         found = {"clinic": site.clinic, "role": study.role(site.clinic), "plan": study.hash, "device": device}
-        typer.echo(json.dumps({**found, "class_counts": counts, "notes": opened.notes, "left_out": opened.left_out}))
-        return
-    typer.echo(f"clinic {site.clinic}, {study.role(site.clinic)}, plan {study.hash[:12]}, device {device}")
-    for row, name in enumerate(study.classes.classes):
-        typer.echo(f"  {name:22s}" + "".join(f"{counts[split][row]:8.0f} {split}" for split in SPLITS))
-    for note in opened.notes:
-        typer.echo(note)
+        hops = {"way": [{"hop": hop.hop, "found": hop.found, "ok": hop.error is None} for hop in findings]}
+        typer.echo(
+            json.dumps({**found, "class_counts": counts, "notes": opened.notes, "left_out": opened.left_out, **hops})
+        )
+    else:
+        typer.echo(f"clinic {site.clinic}, {study.role(site.clinic)}, plan {study.hash[:12]}, device {device}")
+        for row, name in enumerate(study.classes.classes):
+            typer.echo(f"  {name:22s}" + "".join(f"{counts[split][row]:8.0f} {split}" for split in SPLITS))
+        for note in opened.notes:
+            typer.echo(note)
+        for hop in findings:
+            typer.echo(f"  {'ok ' if hop.error is None else 'BAD'} {hop.hop:10s} {hop.found}")
+    failed = [hop.error for hop in findings if hop.error is not None]
+    if failed:
+        raise failed[0]
+
+
+def _way(site: "Site") -> "list[Finding]":
+    if site.coordinator is None:
+        return []
+    from wbc_client.node.checks import check_way
+
+    return check_way(site)
+
+
+@app.command()
+def approve(
+    clinic: ClinicFile,
+    yes: Annotated[bool, typer.Option("--yes", help="agree without being asked")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show the plan in plain words; sign its hash if you agree. Nothing runs under another plan."""
+    from wbc_client.node.approval import approve_plan, plain_words
+    from wbc_client.site import read_site
+    from wbc_common.errors import PolicyError
+
+    site = read_site(clinic)
+    study = site.read_study()
+    for line in plain_words(site, study):
+        typer.echo(line, err=as_json)
+    typer.echo(f"plan hash: {study.hash}", err=as_json)
+    if not yes and not typer.confirm("Does this clinic agree?", err=as_json):
+        raise PolicyError("the plan is not approved", remedy="talk to the coordinator; approve a plan you agree to")
+    plan = approve_plan(site)
+    typer.echo(
+        json.dumps({"clinic": site.clinic, "plan": plan, "approved": True}) if as_json else "approved and signed"
+    )
+
+
+@app.command()
+def start(clinic: ClinicFile) -> None:
+    """Train or evaluate when asked, until stopped. Needs an approved plan and one outbound HTTPS connection."""
+    from wbc_client.node.serving import prepare
+    from wbc_client.site import read_site
+
+    logging.getLogger().setLevel(logging.INFO)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    interrupt_on_signals()
+    node = prepare(clinic, read_site(clinic))
+    try:
+        node.work()
+    finally:
+        node.end()
 
 
 @app.command()

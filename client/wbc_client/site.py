@@ -11,6 +11,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from wbc_common.errors import SettingError
 from wbc_common.study import ClinicId, Settings, StudyConfig, read_study, read_toml, validated
 
 _ONLY_FOR = {
@@ -65,6 +66,30 @@ class DataSettings(Settings):
         return self
 
 
+class CoordinatorSettings(Settings):
+    """How this clinic reaches a study's coordinator, as the coordinator wrote it.
+
+    Attributes:
+        address: host name and port of the gateway; the one place this clinic connects to.
+        ca: certificate of the study's authority; no other one is trusted.
+        key: this clinic's private key, made by `wbc-client init`.
+    """
+
+    address: str = Field(pattern=r"^[A-Za-z0-9.-]+:[0-9]{1,5}$")
+    ca: Path = Path("ca.pem")
+    key: Path = Path("keys/clinic.key")
+
+    @property
+    def host(self) -> str:
+        """The gateway's host name."""
+        return self.address.rpartition(":")[0]
+
+    @property
+    def port(self) -> int:
+        """The gateway's port."""
+        return int(self.address.rpartition(":")[2])
+
+
 class Site(Settings):
     """A clinic's own settings; paths are absolute once read.
 
@@ -74,6 +99,7 @@ class Site(Settings):
         device: where to compute; `auto` takes a GPU where there is one.
         state_dir: the egress ledger and whatever must outlive a process.
         data: our cells.
+        coordinator: where the study's gateway is; only for a federation over a network.
     """
 
     clinic: ClinicId
@@ -81,6 +107,20 @@ class Site(Settings):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     state_dir: Path = Path("state")
     data: DataSettings
+    coordinator: CoordinatorSettings | None = None
+
+    def node(self) -> CoordinatorSettings:
+        """How to reach the coordinator.
+
+        Raises:
+            SettingError: the clinic file does not say.
+        """
+        if self.coordinator is None:
+            raise SettingError(
+                f"the file of clinic {self.clinic} names no coordinator",
+                remedy="add [coordinator] with address, ca and key; wbc-client init writes an example",
+            )
+        return self.coordinator
 
     def read_study(self) -> StudyConfig:
         """The approved plan.
@@ -100,7 +140,13 @@ def read_site(path: Path) -> Site:
     site = validated(Site, read_toml(path), path.name)
     folder = path.resolve().parent
     data = site.data.model_copy(update={"path": _absolute(site.data.path, folder)})
-    places = {"study": _absolute(site.study, folder), "state_dir": _absolute(site.state_dir, folder)}
+    places: dict[str, object] = {
+        "study": _absolute(site.study, folder),
+        "state_dir": _absolute(site.state_dir, folder),
+    }
+    if site.coordinator is not None:
+        keys = {"ca": _absolute(site.coordinator.ca, folder), "key": _absolute(site.coordinator.key, folder)}
+        places["coordinator"] = site.coordinator.model_copy(update=keys)
     return site.model_copy(update={**places, "data": data})
 
 

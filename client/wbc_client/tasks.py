@@ -1,7 +1,7 @@
 """What a clinic does when asked: one function per kind of task, from an opened clinic and a task to a reply.
 
-The rules of participation stand here too, so that they hold whoever asks: only the approved plan, and a held-out clinic
-neither trains nor contributes sums.
+Whether the approved plan foresees the task is checked before (`wbc_client.agreement`). Who may do what stands here, so
+that it holds whoever asks: a held-out clinic neither trains nor contributes sums.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,11 +24,10 @@ def perform(clinic: Clinic, task: Task) -> Reply:
     """The reply to a task.
 
     Raises:
-        PolicyError: the task belongs to another plan, or asks a held-out clinic to train.
+        PolicyError: a held-out clinic is asked to train.
         MessageError: the task lacks the model.
         DataError: there is no cell to do it with.
     """
-    _check_plan(clinic, task)
     return _PERFORM[task.kind](clinic, task)
 
 
@@ -78,14 +77,6 @@ _PERFORM: Mapping[TaskKind, Callable[[Clinic, Task], Reply]] = {
     "train": train,
     "evaluate": evaluate,
 }
-
-
-def _check_plan(clinic: Clinic, task: Task) -> None:
-    if task.study_hash != clinic.study.hash:
-        raise PolicyError(
-            f"the coordinator works by plan {task.study_hash[:12]}, this clinic approved {clinic.study.hash[:12]}",
-            remedy="compare both study.toml files; approve the new plan, or have the coordinator return to the old one",
-        )
 
 
 def _check_trains(clinic: Clinic) -> None:

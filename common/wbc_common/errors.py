@@ -75,10 +75,22 @@ class UpdateRefused(WbcError):
     kind = "refused"
 
 
+class ClinicAbsent(UpdateRefused):
+    """No reply of a clinic within the time of a round; the round goes on without it."""
+
+    kind = "absent"
+
+
 class MessageError(WbcError):
     """A message whose records are not what `wbc_common.wire` describes."""
 
     kind = "message"
+
+
+def error_of_kind(kind: object, problem: object, remedy: object) -> WbcError:
+    """An error that another process wrote down, as the type of its kind."""
+    kinds = {error.kind: error for error in (SettingError, DataError, ConnectionFailure, PolicyError)}
+    return kinds.get(str(kind), WbcError)(str(problem), remedy=str(remedy))
 
 
 EXIT_INTERRUPTED = 130

@@ -1,5 +1,6 @@
 """How every command ends: an error of ours as one readable message and its exit code, never a traceback."""
 
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -21,6 +22,16 @@ def run_command(command: Callable[[], object]) -> NoReturn:
             f"error: {error.strerror or error}{place}\n  next step: check space and rights there", WbcError.exit_code
         )
     sys.exit(0)
+
+
+def interrupt_on_signals() -> None:
+    """Let SIGTERM end a long command as Ctrl-C does, also where a shell or service manager had SIGINT ignored."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _leave(message: str, code: int) -> NoReturn:

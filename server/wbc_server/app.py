@@ -9,8 +9,10 @@ from wbc_common.models import build_model, model_arrays
 from wbc_common.seeds import derive_seed
 from wbc_common.study import StudyConfig
 from wbc_common.wire import Arrays, encode_arrays
+from wbc_server.attendance import AttendingGrid, await_clinics
 from wbc_server.calibration_summary import summarise_calibration
 from wbc_server.cautions import cautions
+from wbc_server.deployment import Deployment, read_deployment, sole_writer
 from wbc_server.draws import write_draws
 from wbc_server.events import Cautioned, StudyFinished, StudyStarted, announce
 from wbc_server.export import export_model
@@ -20,34 +22,44 @@ from wbc_server.prediction import check_counts, for_prediction
 from wbc_server.privacy import check_privacy, privacy_spent
 from wbc_server.report import write_report
 from wbc_server.round_book import RoundBook
-from wbc_server.run_folder import locate_run, write_atomically
+from wbc_server.run_folder import RunFolder, locate_run, write_atomically
 from wbc_server.stain_pool import pool_stain
 from wbc_server.strategy import WbcStrategy
 from wbc_server.summary import egress, summarise
 
 app = ServerApp()
-_TIMEOUT_SECONDS = 6 * 3600.0
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run, or go on with, the study in this run's folder."""
     folder = locate_run(context.run_config)
+    deployment = read_deployment()
+    if deployment is None:
+        run_study(grid, folder)
+        return
+    with sole_writer(folder):
+        run_study(AttendingGrid(grid, deployment), folder, deployment)
+
+
+def run_study(grid: Grid, folder: RunFolder, deployment: Deployment | None = None) -> None:
+    """The study from its roll to its report; between hospitals only with the clinics of the register."""
     study = folder.study()
-    roster = call_roll(grid, study, _TIMEOUT_SECONDS)
+    seconds = 60 * study.participation.round_minutes
+    roster = call_roll(grid, study, seconds, _nodes(grid, study, deployment))
     training_counts = {clinic: roster.class_counts[clinic][0] for clinic in roster.train}
     check_counts(study, training_counts)
     check_privacy(study, training_counts)
     book = RoundBook(folder, study, roster)
     for caution in cautions(study):
         announce(Cautioned(caution))
-    pool = pool_stain(grid, study, roster, folder, _TIMEOUT_SECONDS)
+    pool = pool_stain(grid, study, roster, folder, seconds)
     announce(StudyStarted(book.rounds_done + 1, study.rounds, tuple(roster.nodes)))
-    _run_rounds(grid, WbcStrategy(study, roster, book, _TIMEOUT_SECONDS, pool.totals))
+    _run_rounds(grid, WbcStrategy(study, roster, book, seconds, pool.totals))
     selected = book.selected_round
     arrays = for_prediction(book.load_selected(), study, roster.training_counts().sum(axis=0))
-    fitted = fit_calibration(grid, study, roster, arrays, _TIMEOUT_SECONDS, pool.totals)
-    final, final_bytes = measure(grid, study, roster, arrays, _TIMEOUT_SECONDS, stain=pool.totals, fitted=fitted)
+    fitted = fit_calibration(grid, study, roster, arrays, seconds, pool.totals)
+    final, final_bytes = measure(grid, study, roster, arrays, seconds, stain=pool.totals, fitted=fitted)
     records = [{"seconds": digest.seconds, "refused": digest.refused} for digest in book.digests]
     metrics = summarise(study, roster, records, final, selected)
     metrics["calibration"] = summarise_calibration(study, roster, final, fitted)
@@ -68,7 +80,14 @@ def _run_rounds(grid: Grid, strategy: WbcStrategy) -> None:
     left = study.rounds - book.rounds_done
     if left > 0:
         arrays = book.load(book.rounds_done) if book.rounds_done else initial_model(study)
-        strategy.start(grid, encode_arrays(arrays), num_rounds=left, timeout=_TIMEOUT_SECONDS)
+        strategy.start(grid, encode_arrays(arrays), num_rounds=left, timeout=strategy.timeout_seconds)
+
+
+def _nodes(grid: Grid, study: StudyConfig, deployment: Deployment | None) -> dict[int, str] | None:
+    if deployment is None:
+        return None
+    wanted = (*study.clinics.train, *study.clinics.held_out)
+    return await_clinics(grid, deployment.clinics(), wanted, 60 * study.participation.join_minutes)
 
 
 def _with_validation(sent: dict[str, dict[str, int]], fitted: Fitted | None) -> dict[str, dict[str, int]]:

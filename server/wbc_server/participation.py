@@ -1,7 +1,7 @@
 """Who takes part: clinics by name and role, the node each one is, and the cells each one declared."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -10,9 +10,10 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from wbc_common.errors import ConnectionFailure, UpdateRefused, WbcError
+from wbc_common.errors import ClinicAbsent, ConnectionFailure, UpdateRefused, WbcError
 from wbc_common.study import StudyConfig
 from wbc_common.wire import MESSAGE_TYPES, Description, Task, decode_description, encode_task, num_bytes
+from wbc_server.attendance import AWAY_CODE, LATE_CODE
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,8 @@ class Roster:
         class_counts: clinic → declared cells float64 [3, C] of train, val and test.
         train, held_out: names by role.
         described_bytes: clinic → size of its answer to the roll.
+        absent: clinics of the plan that did not come; the study goes on without them until it is resumed.
+        message_seconds: a task that is older is not worked on; None leaves it to Flower.
     """
 
     nodes: dict[str, int]
@@ -33,6 +36,8 @@ class Roster:
     train: tuple[str, ...]
     held_out: tuple[str, ...]
     described_bytes: dict[str, int] = field(default_factory=dict)
+    absent: tuple[str, ...] = ()
+    message_seconds: float | None = None
 
     def clinic_of(self, node_id: int) -> str | None:
         """The clinic behind a node, or None for a stranger."""
@@ -56,16 +61,19 @@ class Roster:
 def instruct(task: Task, roster: Roster, clinics: Sequence[str]) -> list[Message]:
     """One message a clinic, in name order. They share their records, which no receiver changes."""
     records = encode_task(task)
-    kind = MESSAGE_TYPES[task.kind]
-    return [Message(records, roster.nodes[clinic], kind, group_id=str(task.round_number)) for clinic in clinics]
+    kind, number, ttl = MESSAGE_TYPES[task.kind], str(task.round_number), roster.message_seconds
+    return [Message(records, roster.nodes[clinic], kind, group_id=number, ttl=ttl) for clinic in clinics]
 
 
 def content_of(reply: Message) -> RecordDict:
     """The records of a reply.
 
     Raises:
+        ClinicAbsent: there was no answer in time.
         UpdateRefused: the clinic reports an error instead.
     """
+    if reply.has_error() and reply.error.code in (LATE_CODE, AWAY_CODE):
+        raise ClinicAbsent(str(reply.error.reason), remedy="look into the clinic's own log and its connection")
     if reply.has_error():
         raise UpdateRefused(
             f"the clinic reports an error: {reply.error.reason}", remedy="look into the clinic's own log"
@@ -73,19 +81,24 @@ def content_of(reply: Message) -> RecordDict:
     return reply.content
 
 
-def call_roll(grid: Grid, study: StudyConfig, timeout_seconds: float) -> Roster:
+def call_roll(grid: Grid, study: StudyConfig, timeout_seconds: float, nodes: Mapping[int, str] | None = None) -> Roster:
     """Ask every node who it is.
 
+    Args:
+        nodes: node → clinic by the coordinator's register, of the nodes to ask; a node that calls itself otherwise is
+            left out. None asks all nodes and believes them, as in a simulation.
+
     Raises:
-        ConnectionFailure: a clinic that the study names did not answer with a usable description, or two did.
+        ConnectionFailure: fewer clinics than the plan's quorum gave a usable description, or two are the same clinic.
     """
     records = encode_task(Task("describe", study.hash))
-    messages = [Message(records, node, MESSAGE_TYPES["describe"]) for node in grid.get_node_ids()]
+    asked = grid.get_node_ids() if nodes is None else nodes
+    messages = [Message(records, node, MESSAGE_TYPES["describe"], ttl=timeout_seconds) for node in asked]
     answers: dict[str, tuple[int, Description]] = {}
     sizes: dict[str, int] = {}
     for reply in grid.send_and_receive(messages, timeout=timeout_seconds):
         description = _description(reply, study)
-        if description is None:
+        if description is None or not _is_itself(reply, description, nodes):
             continue
         if description.clinic in answers:
             raise ConnectionFailure(
@@ -93,13 +106,15 @@ def call_roll(grid: Grid, study: StudyConfig, timeout_seconds: float) -> Roster:
             )
         answers[description.clinic] = (reply.metadata.src_node_id, description)
         sizes[description.clinic] = num_bytes(reply.content)
-    _check_complete(study, set(answers))
+    absent = _absent(study, set(answers), may_miss=nodes is not None)
     return Roster(
         nodes={clinic: answers[clinic][0] for clinic in sorted(answers)},
         class_counts={clinic: answers[clinic][1].class_counts for clinic in sorted(answers)},
-        train=tuple(sorted(study.clinics.train)),
-        held_out=tuple(sorted(study.clinics.held_out)),
+        train=tuple(sorted(set(study.clinics.train) & answers.keys())),
+        held_out=tuple(sorted(set(study.clinics.held_out) & answers.keys())),
         described_bytes=sizes,
+        absent=absent,
+        message_seconds=None if nodes is None else timeout_seconds,
     )
 
 
@@ -120,10 +135,23 @@ def _description(reply: Message, study: StudyConfig) -> Description | None:
     return description
 
 
-def _check_complete(study: StudyConfig, answered: set[str]) -> None:
-    missing = sorted({*study.clinics.train, *study.clinics.held_out} - answered)
-    if missing:
+def _is_itself(reply: Message, description: Description, nodes: Mapping[int, str] | None) -> bool:
+    """Whether a node has the key of the clinic that it says it is."""
+    enrolled = None if nodes is None else nodes[reply.metadata.src_node_id]
+    if enrolled in (None, description.clinic):
+        return True
+    log.warning("clinic %s left out: its clinic file says that it is %s", enrolled, description.clinic)
+    return False
+
+
+def _absent(study: StudyConfig, answered: set[str], *, may_miss: bool) -> tuple[str, ...]:
+    """Clinics of the plan that did not answer; too many of them are an error, and any in a simulation."""
+    missing = tuple(sorted({*study.clinics.train, *study.clinics.held_out} - answered))
+    training = len(answered & set(study.clinics.train))
+    needed = study.participation.clinics_needed(len(study.clinics.train))
+    if missing and (not may_miss or training < needed):
         raise ConnectionFailure(
-            f"no usable answer from {', '.join(missing)}",
+            f"no usable answer from {', '.join(missing)}; {training} training clinics answered, {needed} are needed",
             remedy="look into these clinics' own logs, start them again, or take them out of the study",
         )
+    return missing

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from wbc_common.errors import SettingError, WbcError
+from wbc_common.errors import ClinicAbsent, SettingError, WbcError
 from wbc_common.study import StudyConfig
 from wbc_common.wire import Arrays, Evaluation, Update
 from wbc_server import checkpoints, journal
@@ -70,7 +70,10 @@ class RoundBook:
             "plan": self.study.hash,
             "train": {},
             "refused": [],
-            "missing": [],
+            "missing": [
+                {"clinic": clinic, "round": round_number, "reason": "did not come when the roll was called"}
+                for clinic in self.roster.absent
+            ],
             "validation": {},
             "held_out": {},
             "coarse": {},
@@ -102,20 +105,22 @@ class RoundBook:
         self._open["coarse"][clinic] = evaluation.coarse.tolist()
 
     def refuse(self, clinic: str, stage: str, error: WbcError) -> None:
-        """A reply does not count."""
+        """A reply does not count, or did not come."""
         round_number = self._open["round"]
-        self._open["refused"].append(
+        place = "missing" if isinstance(error, ClinicAbsent) else "refused"
+        self._open[place].append(
             {"round": round_number, "clinic": clinic, "stage": stage, "kind": error.kind, "reason": error.problem}
         )
         announce(ReplyRefused(round_number, clinic, stage, error.problem))
 
     def refused_clinics(self, stage: str) -> set[str]:
-        """Clinics of which a reply of that stage was refused in this round."""
-        return {entry["clinic"] for entry in self._open["refused"] if entry["stage"] == stage}
+        """Clinics of which a reply of that stage was refused, or did not come, in this round."""
+        entries = [*self._open["refused"], *(entry for entry in self._open["missing"] if isinstance(entry, dict))]
+        return {entry["clinic"] for entry in entries if entry.get("stage") == stage}
 
     def note_missing(self, clinics: list[str]) -> None:
         """Clinics that were asked to train and sent nothing."""
-        self._open["missing"] = clinics
+        self._open["missing"] = [*self._open["missing"], *clinics]
 
     def commit(self, model: Mapping[str, np.ndarray], state: Arrays | None = None) -> None:
         """Write the round: checkpoint and server state, then the journal's line; then drop what no one needs.

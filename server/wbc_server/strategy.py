@@ -15,7 +15,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from wbc_common.errors import WbcError
+from wbc_common.errors import ConnectionFailure, WbcError
 from wbc_common.models import is_head
 from wbc_common.stain_sums import StainSums
 from wbc_common.study import StudyConfig
@@ -93,6 +93,7 @@ class WbcStrategy(Strategy):
             self.book.note_update(clinic, update)
             answered.append(clinic)
         self._note_missing(answered)
+        self._check_quorum(answered)
         if answered:
             self.model, self.state = take_step(self.model, total.mean(), self.state, self.study.aggregation)
         return encode_arrays(self.model), None
@@ -178,6 +179,16 @@ class WbcStrategy(Strategy):
         num_cells = self.roster.declared_cells(clinic, split)
         check_evaluation(evaluation, num_cells, num_classes=len(self.study.classes))
         return evaluation
+
+    def _check_quorum(self, answered: list[str]) -> None:
+        """Between hospitals: stop before a round that too few decided is kept."""
+        planned = len(self.study.clinics.train)
+        needed = self.study.participation.clinics_needed(planned)
+        if self.roster.message_seconds is not None and len(answered) < needed:
+            raise ConnectionFailure(
+                f"updates of {len(answered)} of {planned} training clinics count, the plan needs {needed}",
+                remedy="look after the missing clinics, then go on from this round: wbc-server resume FOLDER",
+            )
 
     def _note_missing(self, answered: list[str]) -> None:
         heard = self.book.refused_clinics("update") | set(answered)

@@ -1,6 +1,8 @@
 """How a command ends."""
 
 import errno
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -58,3 +60,13 @@ def test_an_interrupt_inside_a_typer_command_ends_with_130(monkeypatch: pytest.M
     with pytest.raises(SystemExit) as left:
         run_command(app)
     assert left.value.code == 130
+
+
+def test_sigterm_ends_a_command_also_where_sigint_is_ignored_as_in_the_background_of_a_shell() -> None:
+    code = (
+        "import os, signal; signal.signal(signal.SIGINT, signal.SIG_IGN);"
+        "from wbc_common.terminal import interrupt_on_signals, run_command; interrupt_on_signals();"
+        "run_command(lambda: os.kill(os.getpid(), signal.SIGTERM) or signal.pause())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
+    assert done.returncode == 130

@@ -61,7 +61,7 @@ def test_the_clinic_file_of_the_readme_is_valid(tmp_path: Path) -> None:
 def test_the_readmes_settings_exist() -> None:
     from wbc_common.study import StudyConfig
 
-    for table, key in re.findall(r"`(loss|aggregation|training|model)\.(?!safetensors)(\w+)`", README):
+    for table, key in re.findall(r"`(loss|aggregation|training|model|participation)\.(?!safetensors)(\w+)`", README):
         settings = StudyConfig.model_fields[table].annotation
         assert key in settings.model_fields, f"{table}.{key}"  # type: ignore[union-attr]
 

@@ -78,7 +78,9 @@ def absences(run: Run) -> list[Absence]:
         reasons[refusal.clinic].append(_reason(refusal))
     for record in run.rounds:
         for entry in record.missing:
-            missing[entry if isinstance(entry, str) else entry.clinic].add(record.round)
+            absent = Refusal(clinic=entry) if isinstance(entry, str) else entry
+            missing[absent.clinic].add(record.round)
+            reasons[absent.clinic].append(absent.reason)
     named = sorted({*refused, *missing, *(name for name in run.metrics.clinics if _silent(run, name))})
     return [Absence(name, _what(missing[name], refused[name]), _weight(run, name), _unique(reasons[name]))
             for name in named]  # fmt: skip

@@ -1,0 +1,87 @@
+"""Whether a task is one that the approved plan foresees: the plan binds the coordinator.
+
+What a coordinator chooses freely is the model's values. Kind, round, split, number of bootstrap draws, and names,
+shapes and types of the arrays follow from the plan; anything else is refused before a cell is looked at. Local epochs,
+losses and rates are never in a message: the clinic reads them from its own copy of the plan.
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+import numpy as np
+
+from wbc_common.errors import PolicyError
+from wbc_common.models import build_model, model_arrays
+from wbc_common.study import ModelSettings, StudyConfig
+from wbc_common.wire import CalibrationRequest, Task
+
+Form = Mapping[str, tuple[tuple[int, ...], np.dtype[np.generic]]]
+
+
+def check_task(task: Task, study: StudyConfig) -> None:
+    """Refuse a task that the plan does not foresee.
+
+    Raises:
+        PolicyError: another plan, a round past its end, more draws than agreed, other arrays than its model's.
+    """
+    if task.study_hash != study.hash:
+        raise PolicyError(
+            f"the coordinator works by plan {task.study_hash[:12]}, this clinic approved {study.hash[:12]}",
+            remedy="compare both study.toml files; approve the new plan, or have the coordinator return to the old one",
+        )
+    if task.round_number > study.rounds:
+        raise _outside(f"round {task.round_number}", f"rounds up to {study.rounds}")
+    if task.replicates > study.evaluation.bootstrap_replicates:
+        raise _outside(f"{task.replicates} bootstrap draws", f"up to {study.evaluation.bootstrap_replicates}")
+    form = model_form(study.model, len(study.classes))
+    if task.model is not None:
+        _check_model(task.model, form)
+    if task.stain is not None and study.training.augmentation != "federated-stain":
+        raise _outside("pooled stains", "none")
+    if task.calibration is not None:
+        _check_calibration(task.calibration, len(study.classes))
+    if task.totals is not None:
+        _check_totals(task, classes=len(study.classes), features=form["head.weight"][0][1])
+
+
+@lru_cache(maxsize=8)
+def model_form(model: ModelSettings, num_classes: int) -> Form:
+    """Names, shapes and types of the arrays of a plan's model."""
+    plain = model.model_copy(update={"weights": "none"})
+    arrays = model_arrays(build_model(plain, num_classes, seed=0))
+    return {name: (value.shape, value.dtype) for name, value in arrays.items()}
+
+
+def _check_model(arrays: Mapping[str, np.ndarray], form: Form) -> None:
+    if arrays.keys() != form.keys():
+        odd = sorted(arrays.keys() ^ form.keys())
+        raise _outside(f"a model that differs in the arrays {', '.join(odd[:5])}", "the arrays of its model")
+    for name, value in arrays.items():
+        if (value.shape, value.dtype) != form[name]:
+            raise _outside(f"array {name} of {value.dtype} {value.shape}", f"{form[name][1]} {form[name][0]}")
+        if not np.isfinite(value).all():
+            raise _outside(f"array {name} with numbers that are not finite", "finite numbers")
+
+
+def _check_totals(task: Task, *, classes: int, features: int) -> None:
+    totals = task.totals
+    assert totals is not None
+    if totals.sums.shape != (classes, features) or totals.counts.shape != (classes,):
+        raise _outside(f"class sums of shape {totals.sums.shape}", f"{(classes, features)}")
+    if not np.isfinite(totals.sums).all() or not np.isfinite(totals.counts).all() or (totals.counts < 0).any():
+        raise _outside("class sums that are not finite or counts below 0", "sums and counts of cells")
+
+
+def _check_calibration(wish: CalibrationRequest, num_classes: int) -> None:
+    prior = wish.source_prior
+    if not np.isfinite(wish.temperature) or wish.temperature <= 0:
+        raise _outside(f"calibration at temperature {wish.temperature}", "a positive one")
+    if prior.shape != (num_classes,) or not np.isfinite(prior).all() or (prior < 0).any():
+        raise _outside(f"a case mix of shape {prior.shape}", f"{num_classes} shares")
+
+
+def _outside(got: str, expected: str) -> PolicyError:
+    return PolicyError(
+        f"the coordinator asks with {got}; the approved plan has {expected}",
+        remedy="ask the coordinator why; nothing was computed and nothing has left",
+    )

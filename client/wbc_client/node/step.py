@@ -1,0 +1,31 @@
+"""A SuperNode that has fallen out of step, seen by its log.
+
+Flower 1.41's SuperNode starts a ClientApp before it has all of a message. If the run ends, or the line breaks, in that
+moment, it forgets the message but not the reply: from then on each reply waits for the next message to push it out, and
+the coordinator waits for a reply that lies at the clinic. Only a new SuperNode process is in step again. It says so in
+its log, so that is where the node looks; a contract test compares the words with Flower's.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+OUT_OF_STEP = ("status. Ignoring message", "Failed to receive message")
+
+
+@dataclass
+class StepWatch:
+    """Reads what was added to a log since the last look."""
+
+    log: Path
+    _read: int = 0
+
+    def in_step(self) -> bool:
+        """False once for each new line that tells of a forgotten message."""
+        if self.log.stat().st_size < self._read:  # the log was put aside
+            self._read = 0
+        with self.log.open("rb") as file:
+            file.seek(self._read)
+            added = file.read()
+        whole = added.rfind(b"\n") + 1  # a line that is being written waits for the next look
+        self._read += whole
+        return not any(words in added[:whole].decode(errors="replace") for words in OUT_OF_STEP)

@@ -1,0 +1,91 @@
+"""The resident trainer: one process a clinic that holds torch, the decoded cells and the device while a study runs.
+
+Flower starts a ClientApp process for every message; loading torch and decoding cells each time would cost more than
+the training. So that short-lived process (`courier`) hands the message's records to this one over gRPC on a Unix
+socket. The socket lies in a folder that only this user may enter: file permissions are its lock, no port is opened.
+"""
+
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent import futures
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+
+SERVICE, METHOD = "wbc.Trainer", "Answer"
+SOCKET_VARIABLE = "WBC_TRAINER_SOCKET"
+OPTIONS = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+BUSY_NAME = "busy"
+ANSWER, ERROR = b"\x00", b"\x01"  # the first byte of a reply: records follow, or the text of an error's kind
+
+log = logging.getLogger(__name__)
+
+
+def private_socket() -> Path:
+    """A path for the socket, in a new folder that only this user may enter; short, as such paths must be."""
+    return Path(tempfile.mkdtemp(prefix="wbc-")) / "trainer"  # mkdtemp gives mode 0700
+
+
+def serve(clinic: Path, socket: Path) -> None:
+    """Open the clinic, then answer until the process is ended. One task at a time: there is one device.
+
+    Raises:
+        SettingError, DataError: the clinic cannot be opened.
+    """
+    from wbc_client.clinic import open_clinic
+
+    opened = open_clinic(clinic)
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=1), options=OPTIONS)
+    handler = grpc.unary_unary_rpc_method_handler(lambda request, _: _answer(clinic, request, socket))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
+    for left in (socket, socket.with_name(BUSY_NAME)):
+        left.unlink(missing_ok=True)
+    server.add_insecure_port(f"unix:{socket}")
+    server.start()
+    log.info("clinic %s: trainer ready with %d cells on %s", opened.site.clinic, len(opened.cells), opened.device)
+    server.wait_for_termination()
+
+
+def _answer(clinic: Path, request: bytes, socket: Path) -> bytes:
+    from flwr.app import Error
+
+    from wbc_client.boundary import answer_records
+    from wbc_client.node.approval import check_approved
+    from wbc_client.site import read_site
+    from wbc_common.wire.packing import pack, unpack
+
+    def approved_clinic() -> Path:
+        check_approved(read_site(clinic))
+        return clinic
+
+    with _busy(socket):
+        reply = answer_records(approved_clinic, lambda: unpack(request))
+    return ERROR + str(reply.reason).encode() if isinstance(reply, Error) else ANSWER + pack(reply)
+
+
+@contextmanager
+def _busy(socket: Path) -> Iterator[None]:
+    """Let the node see that there is work, by a file beside the socket."""
+    marker = socket.with_name(BUSY_NAME)
+    marker.touch()
+    try:
+        yield
+    finally:
+        marker.unlink(missing_ok=True)
+
+
+def main() -> None:
+    """`python -m wbc_client.node.trainer CLINIC_FILE SOCKET`."""
+    from wbc_common.terminal import run_command
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    os.umask(0o077)
+    run_command(lambda: serve(Path(sys.argv[1]), Path(sys.argv[2])))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""Processes that a command keeps alive: started with their own log, judged by health, restarted, ended with their kin.
+
+Flower's SuperNode leaves with code 0 when its key is refused, so an exit code says nothing: whatever a process of ours
+exits with, it is started again until the command itself ends, after a pause that doubles up to ten seconds. A process
+that runs and answers no health question for a while is ended and started again, too. Each process leads a group of its
+own, so that what it started ends with it, and on Linux the kernel ends it if the command itself is killed.
+"""
+
+import ctypes
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+_LONGEST_PAUSE_SECONDS = 10.0
+_STEADY_SECONDS = 60.0  # a process that ran so long starts again without a pause
+_STOP_SECONDS = 10.0
+_LONGEST_LOG_BYTES = 20_000_000
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Command:
+    """A process to keep alive.
+
+    Attributes:
+        name: what logs call it.
+        arguments: the command line.
+        environment: of the process, whole.
+        log: file that gets its output.
+        may_start: whether it makes sense to start it now; asked while it does not run.
+        healthy: whether the running process answers.
+        patience_seconds: how long it may be unhealthy before it is ended and started again; asked ten times in it.
+    """
+
+    name: str
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+    log: Path
+    may_start: Callable[[], bool] = lambda: True
+    healthy: Callable[[], bool] = lambda: True
+    patience_seconds: float = 60.0
+
+
+@dataclass
+class KeptProcess:
+    """A command and its process of the moment."""
+
+    command: Command
+    process: subprocess.Popen[bytes] | None = None
+    starts: int = 0
+    _pause_seconds: float = 0.5
+    _started_at: float = 0.0
+    _start_at: float = 0.0
+    _healthy_at: float = 0.0
+    _asked_at: float = 0.0
+
+    @property
+    def runs(self) -> bool:
+        """Whether there is a process now."""
+        return self.process is not None and self.process.poll() is None
+
+    def look(self) -> None:
+        """Start what does not run, end what is not healthy."""
+        now = time.monotonic()
+        if self.runs:
+            self._check_health(now)
+            _cap(self.command.log)
+            return
+        if self.process is not None:
+            self._bury(now)
+        if now >= self._start_at and self.command.may_start():
+            self._start(now)
+
+    def end(self) -> None:
+        """End the process and its kin: first asked, then killed."""
+        if self.process is not None:
+            end_group(self.process)
+            self.process = None
+
+    def _start(self, now: float) -> None:
+        self.process = spawn(self.command)
+        self.starts += 1
+        self._started_at = self._healthy_at = now
+        log.info("%s started (process %d)", self.command.name, self.process.pid)
+
+    def _bury(self, now: float) -> None:
+        assert self.process is not None
+        code = self.process.returncode
+        end_group(self.process)
+        self.process = None
+        steady = now - self._started_at > _STEADY_SECONDS
+        self._pause_seconds = 0.5 if steady else min(self._pause_seconds * 2, _LONGEST_PAUSE_SECONDS)
+        self._start_at = now + self._pause_seconds
+        log.warning(
+            "%s ended with code %s, starts again in %.0f s; its log is %s",
+            self.command.name,
+            code,
+            self._pause_seconds,
+            self.command.log,
+        )
+
+    def _check_health(self, now: float) -> None:
+        if now - self._asked_at < self.command.patience_seconds / 10:
+            return
+        self._asked_at = now
+        if self.command.healthy():
+            self._healthy_at = now
+        elif now - self._healthy_at > self.command.patience_seconds:
+            log.warning("%s is not well; it is ended and started again", self.command.name)
+            self.end()
+            self._start_at = now
+
+
+def spawn(command: Command) -> "subprocess.Popen[bytes]":
+    """Start a process that leads a group of its own and writes to its log."""
+    command.log.parent.mkdir(parents=True, exist_ok=True)
+    with command.log.open("ab") as output:
+        return subprocess.Popen(
+            list(command.arguments),
+            env=dict(command.environment),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+        )
+
+
+def _cap(path: Path) -> None:
+    """Keep the last part of a log that has grown large as LOG.1, and begin again in the same file."""
+    if path.stat().st_size > _LONGEST_LOG_BYTES:
+        shutil.copyfile(path, path.with_name(path.name + ".1"))
+        os.truncate(path, 0)
+
+
+def end_group(process: "subprocess.Popen[bytes]") -> None:
+    """End a process and everything in its group; waits a while, then kills."""
+    _signal_group(process.pid, signal.SIGTERM)
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        log.warning("process %d does not end and is killed", process.pid)
+    _signal_group(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def flower_environment(flower_home: Path, **extra: str) -> dict[str, str]:
+    """Environment of Flower's processes: silent, with its own home, our commands first on PATH, loopback unproxied."""
+    beside = str(Path(sys.executable).parent)
+    loopback = ",".join(filter(None, [os.environ.get("NO_PROXY", ""), "127.0.0.1,localhost"]))
+    return {
+        **os.environ,
+        "PATH": os.pathsep.join([beside, os.environ.get("PATH", os.defpath)]),
+        "PYTHONUNBUFFERED": "1",
+        "FLWR_HOME": str(flower_home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+        "NO_PROXY": loopback,
+        "no_proxy": loopback,
+        **extra,
+    }
+
+
+def flower_command(name: str) -> str:
+    """Path of one of Flower's commands, which are installed beside the interpreter."""
+    return str(Path(sys.executable).with_name(name))
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _signal_group(group: int, number: int) -> None:
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return

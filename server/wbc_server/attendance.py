@@ -1,0 +1,219 @@
+"""Waiting for clinics between hospitals: who comes, who is late, who is away, and what is asked of them again.
+
+Flower delivers a message once. When a clinic's node dies with a task in its hands, the server is told that the node is
+unavailable, and no one repeats the task. Here it is asked again once its node is back, until the round's time is over:
+the answer follows from the message alone, so a clinic that was restarted gives the same update, to the bit. Replies are
+taken as they arrive.
+"""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from flwr.app import Error, Message, RecordDict
+from flwr.common.constant import ErrorCode
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+from wbc_common.errors import ConnectionFailure, MessageError
+from wbc_common.wire import ERROR_CODE
+from wbc_common.wire.packing import make_parcel, open_parcel, pack, unpack
+from wbc_server.deployment import Deployment
+
+log = logging.getLogger(__name__)
+
+LATE_CODE, AWAY_CODE = ERROR_CODE + 1, ERROR_CODE + 2
+# Flower's codes for a task that got lost on the way; it has others for a task that failed.
+_LOST_CODES = frozenset(
+    {
+        ErrorCode.MESSAGE_UNAVAILABLE,
+        ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
+        ErrorCode.NODE_UNAVAILABLE,
+        ErrorCode.CLIENT_APP_CRASHED,
+    }
+)
+_MOST_ASKS = 20  # of one clinic in one exchange
+_JOIN_POLL_SECONDS = 0.5
+_BELL_SECONDS = 0.02
+_LOOK_SECONDS = 5.0  # how often Flower is asked although no bell has rung
+_QUIET_NS = 80_000_000  # a reply comes in several pieces
+
+
+@dataclass
+class _Asked:
+    """Messages of one exchange: in the hands of Flower, and those to ask again once their node is back."""
+
+    open: dict[str, Message] = field(default_factory=dict)
+    lost: dict[int, Message] = field(default_factory=dict)
+    asks: Counter[int] = field(default_factory=Counter)
+
+
+class AttendingGrid(Grid):
+    """Flower's Grid with replies as they arrive, lost tasks asked again, and an end to waiting.
+
+    Args:
+        grid: Flower's own, over the network.
+        deployment: the bells that are rung when tasks wait and when replies have come, and the clinics' names.
+    """
+
+    def __init__(self, grid: Grid, deployment: Deployment) -> None:
+        self._grid = grid
+        self._deployment = deployment
+
+    def set_run(self, run: Run) -> None:
+        """Pass on."""
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Run:
+        """Flower's run."""
+        return self._grid.run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """A message to a node."""
+        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Nodes that are there now."""
+        return self._grid.get_node_ids()
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Pass on."""
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Pass on."""
+        return self._grid.pull_messages(message_ids)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        """Replies as they arrive; at the end of the time an error in the name of each clinic that did not answer."""
+        end = time.monotonic() + (timeout if timeout is not None else float("inf"))
+        asked = _Asked()
+        self._push(asked, _parcels(messages))
+        while (asked.open or asked.lost) and time.monotonic() < end:
+            heard = self._deployment.replies.last()
+            yield from self._take(asked)
+            if asked.lost:
+                yield from self._give_up(asked)
+                self._ask_again(asked, remaining_seconds=end - time.monotonic())
+            if asked.open or asked.lost:
+                self._listen(heard, seconds=min(_LOOK_SECONDS, end - time.monotonic()))
+        yield from _absences(asked)
+
+    def _name(self, node: int) -> str:
+        return self._deployment.clinics().get(node, f"of node {node}")
+
+    def _listen(self, heard: int, seconds: float) -> None:
+        """Wait until the bell has rung since `heard` and is quiet again, or for so many seconds."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            time.sleep(_BELL_SECONDS)
+            rung = self._deployment.replies.last()
+            if rung != heard and time.time_ns() - rung > _QUIET_NS:
+                return
+
+    def _push(self, asked: _Asked, messages: list[Message]) -> None:
+        for message_id, message in zip(self._grid.push_messages(messages), messages, strict=True):
+            asked.asks[message.metadata.dst_node_id] += 1
+            if message_id:
+                asked.open[message_id] = message
+            else:  # the node is not registered (any more)
+                asked.lost[message.metadata.dst_node_id] = message
+        self._deployment.tasks.ring()
+
+    def _take(self, asked: _Asked) -> Iterator[Message]:
+        for reply in self._grid.pull_messages(list(asked.open)) if asked.open else ():
+            question = asked.open.pop(reply.metadata.reply_to_message_id, None)
+            if question is None:
+                continue
+            node = question.metadata.dst_node_id
+            if reply.has_error() and reply.error.code in _LOST_CODES and asked.asks[node] < _MOST_ASKS:
+                log.warning("clinic %s lost its task and is asked again once it is back", self._name(node))
+                asked.lost[node] = question
+            elif reply.has_error():  # Flower's own errors name the coordinator as their source
+                yield Message(Error(reply.error.code, reply.error.reason), reply_to=question)
+            else:
+                yield _opened(reply, question)
+
+    def _give_up(self, asked: _Asked) -> Iterator[Message]:
+        """Errors in the name of clinics whose key was revoked: nobody waits for them."""
+        enrolled = self._deployment.clinics()
+        for node in [node for node in asked.lost if node not in enrolled]:
+            yield Message(Error(AWAY_CODE, "its key was revoked"), reply_to=asked.lost.pop(node))
+
+    def _ask_again(self, asked: _Asked, remaining_seconds: float) -> None:
+        there = set(self._grid.get_node_ids())
+        back = [asked.lost.pop(node) for node in list(asked.lost) if node in there]
+        if back:
+            for message in back:
+                log.info("clinic %s is back and is asked again", self._name(message.metadata.dst_node_id))
+            self._push(asked, [_again(message, remaining_seconds) for message in back])
+
+
+def await_clinics(grid: Grid, clinics: Mapping[int, str], wanted: Iterable[str], join_seconds: float) -> dict[int, str]:
+    """Nodes of the wanted clinics that are there: all of them, or those that came in time.
+
+    Args:
+        clinics: node → clinic by the register.
+
+    Raises:
+        ConnectionFailure: none came.
+    """
+    nodes = {node: clinic for node, clinic in clinics.items() if clinic in set(wanted)}
+    end = time.monotonic() + join_seconds
+    while True:
+        there = set(grid.get_node_ids()) & nodes.keys()
+        if len(there) == len(set(wanted)) or time.monotonic() > end:
+            break
+        time.sleep(_JOIN_POLL_SECONDS)
+    if not there:
+        raise ConnectionFailure(
+            f"no clinic came within {join_seconds / 60:g} minutes",
+            remedy="have the clinics run wbc-client check, then resume; participation.join_minutes is the time to wait",
+        )
+    return {node: nodes[node] for node in there}
+
+
+def _parcels(messages: Iterable[Message]) -> list[Message]:
+    """Messages with their records as one parcel; records that messages share are packed once."""
+    all_messages = list(messages)  # keeps the records alive, so that an id stays theirs
+    parcels: dict[int, RecordDict] = {}
+    for message in all_messages:
+        if id(message.content) not in parcels:
+            parcels[id(message.content)] = make_parcel(pack(message.content))
+    return [_carrying(parcels[id(message.content)], message) for message in all_messages]
+
+
+def _opened(reply: Message, question: Message) -> Message:
+    """A reply with its records taken out of the parcel; an error of the clinic's where there is none to open."""
+    try:
+        return Message(unpack(open_parcel(reply.content)), reply_to=question)
+    except MessageError as error:
+        return Message(Error(ERROR_CODE, error.problem), reply_to=question)
+
+
+def _carrying(records: RecordDict, message: Message) -> Message:
+    metadata = message.metadata
+    return Message(records, metadata.dst_node_id, metadata.message_type, group_id=metadata.group_id, ttl=metadata.ttl)
+
+
+def _again(message: Message, remaining_seconds: float) -> Message:
+    metadata = message.metadata
+    return Message(
+        message.content,
+        metadata.dst_node_id,
+        metadata.message_type,
+        group_id=metadata.group_id,
+        ttl=min(metadata.ttl, remaining_seconds),
+    )
+
+
+def _absences(asked: _Asked) -> Iterator[Message]:
+    for message in asked.open.values():
+        yield Message(Error(LATE_CODE, "no answer within the time of the round"), reply_to=message)
+    for message in asked.lost.values():
+        yield Message(Error(AWAY_CODE, "not connected until the end of the round"), reply_to=message)

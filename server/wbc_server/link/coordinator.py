@@ -1,0 +1,175 @@
+"""`wbc-server start`: the processes of a federation, kept alive until the study has come to its end.
+
+SuperLink (loopback, node authentication, process isolation, SQLite), SuperExec (starts the ServerApp) and the gateway
+are separate processes, judged by whether they answer. Flower resumes no ServerApp: when it is gone and the study is not
+finished, its run is submitted again and goes on from the journal. The ServerApp holds a lock on the run's folder, so
+that its death is seen at once and no two of them write.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from wbc_common.errors import WbcError, error_of_kind
+from wbc_common.files import write_atomically
+from wbc_common.processes import KeptProcess
+from wbc_server.deployment import Deployment, events_file, forget_failure, is_locked, read_failure
+from wbc_server.link.flower import FlowerCli, FlowerUnreachable
+from wbc_server.link.folder import StudyFolder
+from wbc_server.link.register import changing, read_register, write_register
+
+log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 0.5
+_APP_STARTS_WITHIN_SECONDS = 120.0
+_APP_ENDS_WITHIN_SECONDS = 15.0
+_ASK_SECONDS = 3.0
+_MOST_SUBMISSIONS = 100
+
+
+@dataclass
+class Coordinator:
+    """One study's federation while it runs.
+
+    Attributes:
+        folder: the study's.
+        kept: SuperLink, SuperExec and gateway.
+        flower: Flower's commands against the SuperLink.
+        deployment: tells the ServerApp which node is which clinic.
+        say: takes each event of the study, a line each.
+        app: the folder that Flower bundles.
+    """
+
+    folder: StudyFolder
+    kept: list[KeptProcess]
+    flower: FlowerCli
+    deployment: Deployment
+    say: Callable[[str], None]
+    app: Path
+    run_id: int | None = None
+    submissions: int = 0
+    _submitted_at: float = 0.0
+    _asked_at: float = 0.0
+    _app_was_seen: bool = False
+    _register_seen: int = -1
+    _told: int = 0
+
+    def work(self) -> None:
+        """Look after everything until the study is finished.
+
+        Raises:
+            WbcError: the ServerApp gave up, with its reason; or it would not start.
+        """
+        self._note_state()
+        while not self.folder.run.is_finished:
+            for process in self.kept:
+                process.look()
+            with suppress(FlowerUnreachable):
+                self._tell_flower()
+                self._look_after_run()
+            self._tell_events()
+            time.sleep(_LOOK_SECONDS)
+        self._tell_events()
+        self._await_app_end()
+
+    def end(self) -> None:
+        """End the ServerApp and all processes; what is in the journal stays."""
+        for process in reversed(self.kept):
+            process.end()
+        self.folder.state_file.unlink(missing_ok=True)
+
+    def _tell_flower(self) -> None:
+        """Make Flower's list of nodes what the register says, whenever the register has changed."""
+        changed = self.folder.register_file.stat().st_mtime_ns if self.folder.register_file.exists() else 0
+        if changed == self._register_seen:
+            return
+        self._synchronise()
+        self._register_seen = self.folder.register_file.stat().st_mtime_ns if changed else 0
+
+    def _synchronise(self) -> None:
+        path = self.folder.register_file
+        with changing(path):
+            register = read_register(path)
+            present = self.flower.nodes()
+            for entry in register.enrolments:
+                registered = entry.node_id in present and present[entry.node_id] != "unregistered"
+                if entry.is_active and not registered:
+                    node_id = self.flower.register(entry.key, entry.clinic)
+                    register = register.with_node(entry.fingerprint, node_id)
+                    self.say(f"clinic {entry.clinic} may connect")
+                elif not entry.is_active and registered and entry.node_id is not None:
+                    self.flower.unregister(entry.node_id)
+                    self.say(f"the revoked key of clinic {entry.clinic} is removed")
+            if register != read_register(path):
+                write_register(path, register)
+        active = register.active().values()
+        self.deployment.write({entry.node_id: entry.clinic for entry in active if entry.node_id is not None})
+
+    def _look_after_run(self) -> None:
+        """Submit the study's run, and again when its ServerApp is gone."""
+        if self._register_seen < 0 or self.folder.run.is_finished:
+            return
+        if is_locked(self.folder.run):
+            self._app_was_seen = True
+        elif self.run_id is None or self._app_was_seen or self._start_failed(self.run_id):
+            self._raise_failure()
+            self._submit()
+
+    def _start_failed(self, run_id: int) -> bool:
+        """Whether a submitted run will not come to life any more."""
+        if time.monotonic() - self._submitted_at > _APP_STARTS_WITHIN_SECONDS:
+            return True
+        if time.monotonic() - self._asked_at < _ASK_SECONDS:
+            return False
+        self._asked_at = time.monotonic()
+        return self.flower.run_status(run_id).startswith("finished")
+
+    def _submit(self) -> None:
+        if self.submissions >= _MOST_SUBMISSIONS:
+            raise WbcError(
+                f"the ServerApp ended {self.submissions} times without finishing the study",
+                remedy="see link/superexec.log in the study's folder",
+            )
+        if self.run_id is not None:
+            self.say("the ServerApp is gone; the study goes on from its last round")
+            with suppress(FlowerUnreachable):  # it may have ended by itself
+                self.flower.stop(self.run_id)
+        forget_failure(self.folder.run)
+        self.run_id = self.flower.submit(self.app)
+        self.submissions += 1
+        self._submitted_at, self._app_was_seen = time.monotonic(), False
+        self._note_state()
+
+    def _raise_failure(self) -> None:
+        """Raise what the ServerApp gave up with, if it said so since it was submitted."""
+        reason = read_failure(self.folder.run) if self._app_was_seen or self.run_id is not None else None
+        if reason is not None:
+            raise error_of_kind(reason["kind"], reason["problem"], reason["remedy"])
+
+    def _tell_events(self) -> None:
+        path = events_file(self.folder.run)
+        if not path.exists():
+            return
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for line in lines[self._told :]:
+            self.say(line)
+        self._told = len(lines)
+
+    def _await_app_end(self) -> None:
+        end = time.monotonic() + _APP_ENDS_WITHIN_SECONDS
+        while is_locked(self.folder.run) and time.monotonic() < end:
+            time.sleep(_LOOK_SECONDS)
+
+    def _note_state(self) -> None:
+        state = {
+            "process": os.getpid(),
+            "run": None if self.run_id is None else str(self.run_id),
+            "submissions": self.submissions,
+            "processes": {process.command.name: process.starts for process in self.kept},
+        }
+        write_atomically(self.folder.state_file, json.dumps(state, indent=1).encode())

@@ -1,0 +1,242 @@
+"""The only door that clinics reach: TLS ends here, and of Flower's three APIs on one port only the Fleet's calls pass.
+
+Behind it the SuperLink listens on loopback. Control (submitting runs, registering keys) and Runtime (tokens of apps)
+answer to whoever reaches that port, so they are not forwarded at all: every other path is 404. A node that asks for
+messages is kept waiting here while there is none, instead of asking again every three seconds: the next task reaches
+it within a tenth of a second, with fewer requests.
+"""
+
+import argparse
+import asyncio
+import logging
+import ssl
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from wbc_common.link import BANDWIDTH_PATH, FLEET_PREFIX, HEALTH_PATH, HELLO_PATH, KEY_HEADER, Welcome
+from wbc_server.deployment import Deployment
+from wbc_server.link.arrivals import Arrivals
+from wbc_server.link.doorkeeper import Doorkeeper, Refused
+from wbc_server.link.folder import StudyFolder
+
+log = logging.getLogger(__name__)
+
+FLEET_CALLS = frozenset(
+    {
+        "register-node",
+        "activate-node",
+        "deactivate-node",
+        "unregister-node",
+        "send-node-heartbeat",
+        "pull-messages",
+        "push-messages",
+        "get-run",
+        "get-fab",
+        "push-object",
+        "pull-object",
+        "confirm-message-received",
+    }
+)
+_KEPT_WAITING_SECONDS = 20.0  # below the 30 s after which a SuperNode gives up on an answer
+_ASK_AGAIN_SECONDS = 2.0  # although no bell has rung
+_BELL_SECONDS = 0.05
+_BODY_SECONDS = 120.0
+_BANDWIDTH_BYTES = 1 << 20
+_MOST_CONNECTIONS = 512
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """What the gateway needs: the study's folder, whom to admit, the SuperLink behind, and what clinics should run."""
+
+    folder: StudyFolder
+    doorkeeper: Doorkeeper
+    link: httpx.AsyncClient
+    deployment: Deployment
+    arrivals: Arrivals
+    max_body_bytes: int
+    bundle: str
+    is_closing: Callable[[], bool]
+
+    async def fleet(self, request: Request) -> Response:
+        """Forward one of the Fleet's calls."""
+        call = request.path_params["call"]
+        if call not in FLEET_CALLS:
+            return Response(status_code=404)
+        body = await self._admit(request)
+        if call == "pull-messages":
+            return await self._await_message(request, body)
+        answer = await self._forward(request, body)
+        if self.arrivals.complete(request.headers[KEY_HEADER], call, body, answer):
+            self.deployment.replies.ring()
+        return answer
+
+    async def _await_message(self, request: Request, body: bytes) -> Response:
+        """A message for a node, as soon as there is one; none after a while, or when this gateway ends."""
+        deadline = time.monotonic() + _KEPT_WAITING_SECONDS
+        while True:
+            heard, asked_at = self.deployment.tasks.last(), time.monotonic()
+            answer = await self._forward(request, body)
+            if answer.status_code != 200 or answer.body:
+                return answer
+            while self.deployment.tasks.last() == heard and time.monotonic() < asked_at + _ASK_AGAIN_SECONDS:
+                self.doorkeeper.check_enrolled(request.headers)
+                if time.monotonic() > deadline or self.is_closing() or await request.is_disconnected():
+                    return answer
+                await asyncio.sleep(_BELL_SECONDS)
+
+    async def health(self, request: Request) -> Response:
+        """Whether the SuperLink behind answers; says nothing else to a stranger."""
+        up = await self._link_answers()
+        return JSONResponse({"status": "up" if up else "starting"}, status_code=200 if up else 503)
+
+    async def hello(self, request: Request) -> Response:
+        """Tell an enrolled clinic who it is here and what runs."""
+        enrolment = self.doorkeeper.admit(request.headers)
+        welcome = Welcome(
+            clinic=enrolment.clinic,
+            role=enrolment.role,
+            plan=self.folder.study().hash,
+            bundle=self.bundle,
+            time=datetime.now(UTC).isoformat(),
+        )
+        return Response(welcome.model_dump_json(), media_type="application/json")
+
+    async def bandwidth(self, request: Request) -> Response:
+        """A megabyte for an enrolled clinic to time."""
+        self.doorkeeper.admit(request.headers)
+        return Response(bytes(_BANDWIDTH_BYTES), media_type="application/octet-stream")
+
+    async def _admit(self, request: Request) -> bytes:
+        """The body of a request that passes; strangers are refused before it is read."""
+        self.doorkeeper.admit(request.headers)
+        body = bytearray()
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > self.max_body_bytes:
+                    raise Refused(413, f"body of more than {self.max_body_bytes} bytes")
+        return bytes(body)
+
+    async def _forward(self, request: Request, body: bytes) -> Response:
+        headers = {name: value for name, value in request.headers.items() if name not in _HOP_HEADERS}
+        try:
+            answer = await self.link.post(request.url.path, content=body, headers=headers)
+        except httpx.TransportError:
+            raise Refused(503, "the SuperLink does not answer; nodes wait and repeat") from None
+        kept = {name: value for name, value in answer.headers.items() if name not in _HOP_HEADERS}
+        return Response(answer.content, status_code=answer.status_code, headers=kept)
+
+    async def _link_answers(self) -> bool:
+        try:
+            await self.link.get("/")
+        except httpx.TransportError:
+            return False
+        return True
+
+
+_HOP_HEADERS = frozenset(
+    {"host", "content-length", "connection", "transfer-encoding", "keep-alive", "content-encoding"}
+)
+
+
+def build_app(
+    folder: StudyFolder, link_port: int, bundle: str, is_closing: Callable[[], bool] = lambda: False
+) -> Starlette:
+    """The gateway of a study as an ASGI app; `is_closing` tells waiting requests to come to an end."""
+    settings = folder.settings()
+    context = ssl.create_default_context(cafile=str(folder.authority))
+    link = httpx.AsyncClient(
+        base_url=f"https://127.0.0.1:{link_port}",
+        verify=context,
+        trust_env=False,  # never through a proxy
+        timeout=60.0,
+        limits=httpx.Limits(max_connections=None),
+    )
+    gateway = Gateway(
+        folder=folder,
+        doorkeeper=Doorkeeper(folder.register_file, settings.requests_per_second),
+        link=link,
+        deployment=Deployment(folder.link),
+        arrivals=Arrivals(),
+        max_body_bytes=int(settings.max_body_megabytes * 1e6),
+        bundle=bundle,
+        is_closing=is_closing,
+    )
+
+    @asynccontextmanager
+    async def closing(_: Starlette) -> AsyncIterator[None]:
+        async with link:
+            yield
+
+    return Starlette(
+        lifespan=closing,
+        exception_handlers={Refused: _refuse, TimeoutError: _refuse_slow},
+        routes=[
+            Route(FLEET_PREFIX + "{call}", gateway.fleet, methods=["POST"]),
+            Route(HEALTH_PATH, gateway.health, methods=["GET"]),
+            Route(HELLO_PATH, gateway.hello, methods=["POST"]),
+            Route(BANDWIDTH_PATH, gateway.bandwidth, methods=["POST"]),
+        ],
+    )
+
+
+async def _refuse(request: Request, refused: Exception) -> Response:
+    assert isinstance(refused, Refused)
+    log.warning("refused %s from %s: %s", request.url.path, request.client and request.client.host, refused.why)
+    return JSONResponse({"detail": refused.why}, status_code=refused.status)
+
+
+async def _refuse_slow(request: Request, _: Exception) -> Response:
+    return await _refuse(request, Refused(408, "the body took too long"))
+
+
+def serve(folder: StudyFolder, link_port: int, bundle: str) -> None:
+    """Serve until ended. TLS 1.2 at least; both sides prefer 1.3."""
+    settings = folder.settings()
+    config = uvicorn.Config(
+        build_app(folder, link_port, bundle, lambda: server.should_exit),
+        host=settings.bind,
+        port=settings.port,
+        ssl_certfile=str(folder.certificate),
+        ssl_keyfile=str(folder.certificate_key),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=_MOST_CONNECTIONS,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=2,
+    )
+    config.load()
+    assert config.ssl is not None
+    config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
+    server = uvicorn.Server(config)
+    server.run()
+
+
+def main() -> None:
+    """`python -m wbc_server.link.gateway FOLDER --link-port N --bundle SHA256`."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    parser = argparse.ArgumentParser(prog="wbc-server gateway")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--link-port", type=int, required=True)
+    parser.add_argument("--bundle", required=True)
+    given = parser.parse_args()
+    serve(StudyFolder(given.folder), given.link_port, given.bundle)
+
+
+if __name__ == "__main__":
+    main()

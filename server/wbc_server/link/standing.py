@@ -1,0 +1,75 @@
+"""Where a federation stands: what runs, who is enrolled, how far the study is; read from files alone."""
+
+import json
+import os
+import signal
+import time
+from typing import Any
+
+from wbc_common.errors import SettingError, WbcError
+from wbc_server import journal
+from wbc_server.deployment import is_held, is_locked, read_failure
+from wbc_server.link.certificates import days_left
+from wbc_server.link.folder import StudyFolder
+from wbc_server.link.register import read_register
+
+_STOP_SECONDS = 40.0
+
+
+def standing(folder: StudyFolder) -> dict[str, Any]:
+    """What `wbc-server status --json` prints."""
+    study = folder.study()
+    state = read_state(folder)
+    records = journal.read(folder.run.journal)
+    return {
+        "study": study.name,
+        "plan": study.hash,
+        "coordinator": "running" if state else "stopped",
+        "study_state": _study_state(folder, bool(state)),
+        "processes": state.get("processes", {}) if state else {},
+        "rounds_done": len(records),
+        "rounds": study.rounds,
+        "missing_in_last_round": records[-1]["missing"] if records else [],
+        "enrolled": sorted(read_register(folder.register_file).active()),
+        "certificate_days_left": round(days_left(folder.certificate), 1),
+        "failure": None if state else read_failure(folder.run),
+    }
+
+
+def read_state(folder: StudyFolder) -> dict[str, Any]:
+    """What the running coordinator wrote of itself; empty if none runs."""
+    if not is_held(folder.lock_file):
+        return {}
+    try:
+        state: dict[str, Any] = json.loads(folder.state_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return state
+
+
+def stop_coordinator(folder: StudyFolder) -> None:
+    """End the coordinator that runs in this folder, and wait until it is gone.
+
+    Raises:
+        SettingError: none runs.
+        WbcError: it does not end.
+    """
+    state = read_state(folder)
+    if not state:
+        raise SettingError(f"no coordinator runs in {folder.path}", remedy="start it: wbc-server start FOLDER")
+    os.kill(state["process"], signal.SIGTERM)
+    end = time.monotonic() + _STOP_SECONDS
+    while read_state(folder):
+        if time.monotonic() > end:
+            raise WbcError(
+                f"process {state['process']} does not end", remedy=f"end it by force: kill -9 {state['process']}"
+            )
+        time.sleep(0.2)
+
+
+def _study_state(folder: StudyFolder, running: bool) -> str:
+    if folder.run.is_finished:
+        return "finished"
+    if running:
+        return "rounds are running" if is_locked(folder.run) else "waiting"
+    return "interrupted" if folder.run.study_file.exists() else "not begun"

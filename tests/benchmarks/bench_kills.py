@@ -1,0 +1,70 @@
+"""SIGKILL at random moments on both sides of a running federation; then: is the final model the same to the bit?
+
+Victims are drawn among the coordinator's ServerApp, SuperLink, SuperExec and gateway, and each clinic's trainer,
+starter and SuperExec; with --supernodes also SuperNodes, which Flower lets in again only when their lease has ended,
+after a minute. At the end the model is compared with that of the same plan run in one process without a kill.
+"""
+
+import argparse
+import os
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from safetensors.numpy import load_file
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from federations import CLINICS, Running, kill, running, same_study_in_process, tiny_plan, wait_for
+
+COORDINATOR = ("flwr-serverapp", "flower-superlink", "flower-superexec", "link.gateway")
+CLINIC = ("node.trainer", "node.starter", "flower-superexec")
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--kills", type=int, default=10)
+    options.add_argument("--rounds", type=int, default=6)
+    options.add_argument("--pause", type=float, default=8.0, help="seconds between kills, on average")
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--supernodes", action="store_true")
+    given = options.parse_args()
+    victims = [("coordinator", what) for what in COORDINATOR]
+    victims += [
+        (clinic.clinic, what) for clinic in CLINICS for what in (*CLINIC, *["flower-supernode"] * given.supernodes)
+    ]
+    with tempfile.TemporaryDirectory() as place:
+        study = tiny_plan(rounds=given.rounds)
+        with running(Path(place) / "federation", study) as found:
+            began = time.monotonic()
+            killed = kill_at_random(found, victims, given)
+            wait_for(found.federation.report.exists, 900, found)
+            print(f"{killed} processes killed, {given.rounds} rounds in {time.monotonic() - began:.0f} s")
+            federated = load_file(found.federation.coordinator / "run" / "model.safetensors")
+        alone = load_file(same_study_in_process(found.federation, Path(place) / "alone"))
+    same = federated.keys() == alone.keys() and all(federated[key].tobytes() == alone[key].tobytes() for key in alone)
+    print(f"final model is {'the same to the bit' if same else 'NOT the same'} as without kills")
+    raise SystemExit(not same)
+
+
+def kill_at_random(found: Running, victims: list[tuple[str, str]], given: argparse.Namespace) -> int:
+    """Start everything, then kill until enough were killed or the study is finished; how many were."""
+    draw = random.Random(given.seed)
+    found.start_coordinator()
+    for clinic in found.federation.clinics:
+        found.start_clinic(clinic)
+    wait_for((found.federation.coordinator / "run" / "events.log").exists, 300, found)
+    killed = 0
+    while killed < given.kills and not found.federation.report.exists():
+        side, what = draw.choice(victims)
+        if kill(found.processes[side], what):
+            killed += 1
+            print(f"killed {what} of {side} after round {found.rounds_done()}", flush=True)
+        time.sleep(draw.uniform(0, 2 * given.pause))
+    return killed
+
+
+if __name__ == "__main__":
+    os.environ["OMP_NUM_THREADS"] = "1"
+    main()

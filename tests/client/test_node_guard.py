@@ -1,0 +1,64 @@
+"""No code travels: a clinic runs what it installed, whatever bundle comes."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from wbc_client.node.guard import check_bundle, write_launcher
+from wbc_client.node.serving import install_bundle
+from wbc_common.bundle import Bundle, build_bundle
+from wbc_common.errors import PolicyError
+from wbc_common.processes import flower_environment
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    place = tmp_path_factory.mktemp("bundle")
+    return build_bundle(place / "bundle", flower_environment(place / "home"))
+
+
+def test_the_bundle_holds_names_and_no_code_and_is_the_same_on_both_sides(bundle: Bundle, tmp_path: Path) -> None:
+    with zipfile.ZipFile(bundle.path) as content:
+        assert [name for name in content.namelist() if not name.startswith(".info/")] == ["pyproject.toml"]
+    assert bundle.path.stat().st_size < 2000
+    assert build_bundle(tmp_path, flower_environment(tmp_path / "home")).sha256 == bundle.sha256
+
+
+def test_another_bundle_is_refused_by_its_bytes(bundle: Bundle) -> None:
+    check_bundle(bundle.path.read_bytes(), bundle.sha256)
+    with pytest.raises(PolicyError, match="not the approved one"):
+        check_bundle(bundle.path.read_bytes() + b" ", bundle.sha256)
+
+
+def test_the_folder_of_apps_holds_the_approved_one_and_cannot_be_written(bundle: Bundle, tmp_path: Path) -> None:
+    for _ in range(2):  # a second start finds the first one's folder and replaces it
+        install_bundle(bundle, tmp_path)
+    apps = tmp_path / "apps"
+    (app,) = apps.iterdir()
+    assert app.name.endswith(bundle.sha256[:8])
+    assert [path.name for path in app.iterdir()] == ["pyproject.toml"]
+    assert all(path.stat().st_mode & 0o222 == 0 for path in [apps, app, *app.iterdir()])
+
+
+def test_flowers_clientapp_still_unpacks_under_the_name_that_the_guard_stands_before() -> None:
+    import inspect
+
+    from flwr.supernode.runtime import run_clientapp
+
+    assert "install_from_fab(fab.content" in inspect.getsource(run_clientapp.run_clientapp)
+
+
+def test_the_launcher_runs_the_guarded_program_itself_where_no_starter_is(tmp_path: Path) -> None:
+    launcher = write_launcher(tmp_path) / "flwr-clientapp"
+    environment = {**os.environ, "WBC_APPROVED_BUNDLE": "x", "WBC_STARTER_SOCKET": str(tmp_path / "none")}
+    done = subprocess.run([launcher, "--help"], env=environment, capture_output=True, text=True, check=False)
+    assert "Run a Flower ClientApp" in done.stdout
+
+
+def test_the_courier_holds_no_torch() -> None:
+    code = "import sys, wbc_client.node.courier; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,52 @@
+"""A SuperNode out of step is seen by its log, once for each time."""
+
+import inspect
+from pathlib import Path
+
+from wbc_client.node.step import OUT_OF_STEP, StepWatch
+
+LOST = "INFO :      Run ID 7 is not in `RUNNING` status. Ignoring message abc.\n"
+
+
+def test_a_forgotten_message_is_seen_once_and_what_was_before_is_not(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text(LOST)
+    watch = StepWatch(log, log.stat().st_size)
+    assert watch.in_step()
+    with log.open("a") as file:
+        file.write("INFO : fine\n" + LOST)
+    assert [watch.in_step(), watch.in_step()] == [False, True]
+
+
+def test_a_line_in_the_making_is_read_when_it_is_whole(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text(LOST[:60])
+    watch = StepWatch(log)
+    assert watch.in_step()
+    with log.open("a") as file:
+        file.write(LOST[60:])
+    assert not watch.in_step()
+
+
+def test_a_log_that_was_put_aside_is_read_from_its_new_beginning(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("x" * 500 + "\n")
+    watch = StepWatch(log)
+    assert watch.in_step()
+    log.write_text(LOST)
+    assert not watch.in_step()
+
+
+def test_a_reply_that_came_too_late_for_its_run_leaves_the_node_in_step(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("INFO :      Run ID 7 is not in `RUNNING` status. Ignoring reply message abc.\n")
+    assert StepWatch(log).in_step()
+
+
+def test_flowers_supernode_says_it_in_these_words() -> None:
+    from flwr.supernode import start_client_internal
+
+    source = inspect.getsource(start_client_internal)
+    assert '"Run ID %s is not in `RUNNING` status. Ignoring message %s."' in source
+    assert '"Failed to receive message %s: %s"' in source
+    assert all(words in source for words in OUT_OF_STEP)

@@ -1,0 +1,138 @@
+"""Small federations of real processes on loopback, for the tests: TLS, keys, gateway, nodes, in-silico cells."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wbc_common.study import StudyConfig
+from wbc_simulations.experiment import PhantomClinic
+from wbc_simulations.federation import Federation, end, launch, launch_clinic, lay_out, plan_federation
+
+CLINICS = (
+    PhantomClinic(clinic="east", domain="dm96_mgg", cells=60, patients=10),
+    PhantomClinic(clinic="north", domain="rapid_yellow", cells=40, patients=8),
+    PhantomClinic(clinic="west", role="held-out", domain="phone_cast", cells=30, patients=6),
+)
+SETTINGS: dict[str, object] = {
+    "name": "tiny",
+    "registry": "wbc5",
+    "rounds": 3,
+    "images": {"size_px": 32},
+    "training": {"local_epochs": 1, "batch_size": 16},
+    "loss": {"alignment_min_cells": 2, "alignment_warmup": 0.0},
+    "evaluation": {"bootstrap_replicates": 20},
+    "participation": {"join_minutes": 4.0, "round_minutes": 4.0},
+}
+
+
+def tiny_plan(**changes: object) -> StudyConfig:
+    """Two training clinics and one held out, three rounds."""
+    return plan_federation(CLINICS, {**SETTINGS, **changes})
+
+
+@dataclass
+class Running:
+    """A federation whose processes run; each is ended with the test."""
+
+    federation: Federation
+    processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+
+    def start_coordinator(self, command: str = "start") -> None:
+        place = self.federation.coordinator
+        self.processes["coordinator"] = launch(
+            "wbc-server", command, str(place), log=place / "coordinator.log", OMP_NUM_THREADS="1"
+        )
+
+    def start_clinic(self, clinic: str) -> None:
+        self.processes[clinic] = launch_clinic(self.federation, clinic)
+
+    def rounds_done(self) -> int:
+        journal = self.federation.coordinator / "run" / "rounds.jsonl"
+        return len(journal.read_text().splitlines()) if journal.exists() else 0
+
+    def tell(self) -> str:
+        """The end of every log, for a test that failed."""
+        logs = [*self.federation.coordinator.rglob("*.log"), *self.federation.coordinator.parent.rglob("node*/*.log")]
+        return "\n".join(f"== {log}\n" + "\n".join(log.read_text().splitlines()[-15:]) for log in sorted(set(logs)))
+
+
+@contextmanager
+def running(folder: Path, study: StudyConfig) -> Iterator[Running]:
+    """A laid-out federation; nothing runs yet."""
+    found = Running(lay_out(folder, CLINICS, study))
+    try:
+        yield found
+    finally:
+        for process in found.processes.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for process in found.processes.values():
+            end(process)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float, found: Running | None = None) -> None:
+    """Wait until a condition holds, or fail with the logs."""
+    end_at = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end_at:
+            raise AssertionError(f"did not happen in {seconds:g} s\n" + (found.tell() if found else ""))
+        time.sleep(0.05)
+
+
+def descendants(process: "subprocess.Popen[bytes]") -> dict[int, str]:
+    """Processes below one, with their command lines; from /proc."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError, ValueError, IndexError):
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    found: dict[int, str] = {}
+    for number in parents:
+        above = number
+        while above in parents and above != process.pid:
+            above = parents[above]
+        if above == process.pid and number != process.pid:
+            with suppress(OSError):
+                found[number] = (Path("/proc") / str(number) / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return found
+
+
+def kill(process: "subprocess.Popen[bytes]", what: str) -> bool:
+    """SIGKILL the process below one whose command line holds a word; whether there was one."""
+    victims = [number for number, line in descendants(process).items() if what in line]
+    for number in victims:
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
+    return bool(victims)
+
+
+def same_study_in_process(federation: Federation, folder: Path) -> Path:
+    """Run the plan of a federation in this process, on the same cells; returns the final model's file."""
+    import tomllib
+
+    import tomli_w
+    import torch
+
+    from wbc_server.run_folder import RunFolder
+    from wbc_simulations.engine import run_study
+
+    clinics = folder / "clinics"
+    clinics.mkdir(parents=True)
+    (folder / "study.toml").write_bytes((federation.coordinator / "study.toml").read_bytes())
+    for name, place in federation.clinics.items():
+        values = tomllib.loads((place / "clinic.toml").read_text())
+        values = {key: values[key] for key in ("clinic", "device", "data")}
+        text = tomli_w.dumps({**values, "study": "../study.toml", "state_dir": f"../sites/{name}"})
+        (clinics / f"{name}.toml").write_text(text)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        run_study(RunFolder(folder), clinics, "in-process")
+    finally:
+        torch.set_num_threads(threads)
+    return RunFolder(folder).model
