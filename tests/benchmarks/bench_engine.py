@@ -7,6 +7,7 @@ do not. The last losses must agree within 5 %: by seed they differ more.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -29,6 +30,8 @@ OURS = {
     "in process, bf16": ("bf16", "in-process"),
     "Flower on Ray, fp32": ("fp32", "ray"),
 }
+# Other frameworks, taken where they are installed: package and script.
+OTHERS = {"pfl-research, 2 threads": ("pfl", "with_pfl.py")}
 _TOLERANCE = 0.05
 
 
@@ -46,13 +49,14 @@ class Measured:
 def main() -> None:
     """Print the table."""
     arguments = parse_arguments()
+    ways = [*FLOORS, *(way for way in [*OURS, *installed()] if way not in arguments.without)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         clinics = prepare(folder, arguments.rounds)
         found: dict[str, list[Measured]] = {}
         for number in range(arguments.repeats):
-            for way in [*FLOORS, *(way for way in OURS if way not in arguments.without)]:
-                measured = run_floor(way, clinics) if way in FLOORS else run_ours(way, folder, number)
+            for way in ways:
+                measured = run_ours(way, folder, number) if way in OURS else run_script(way, clinics)
                 found.setdefault(way, []).append(measured)
                 print(f"{way}: {measured.command:.1f} s", file=sys.stderr, flush=True)
     print_table(found, arguments.repeats)
@@ -68,10 +72,19 @@ def prepare(folder: Path, rounds: int) -> Path:
     return write_clinics(experiment, study, folder / "floor")
 
 
-def run_floor(way: str, clinics: Path) -> Measured:
-    """A plain loop."""
-    script = Path(__file__).with_name("reference_job.py")
-    done = watch([sys.executable, str(script), str(clinics), FLOORS[way]], {**os.environ, "OMP_NUM_THREADS": "2"})
+def installed() -> list[str]:
+    """The other frameworks that can be imported here; names the rest."""
+    found = [way for way, (package, _) in OTHERS.items() if importlib.util.find_spec(package)]
+    for way in OTHERS.keys() - set(found):
+        print(f"{way}: left out, the package {OTHERS[way][0]} is not installed", file=sys.stderr)
+    return found
+
+
+def run_script(way: str, clinics: Path) -> Measured:
+    """A plain loop, or another framework."""
+    script, *options = ("reference_job.py", FLOORS[way]) if way in FLOORS else (OTHERS[way][1],)
+    command = [sys.executable, str(Path(__file__).with_name(script)), str(clinics), *options]
+    done = watch(command, {**os.environ, "OMP_NUM_THREADS": "2"})
     values = json.loads(done.output)
     return Measured(sum(values["seconds"]), done.seconds, values["loss"], done.largest_mb, done.together_mb)
 
@@ -118,7 +131,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--without", action="append", default=[], choices=OURS, help="leave a way out")
+    parser.add_argument("--without", action="append", default=[], choices=[*OURS, *OTHERS], help="leave a way out")
     return parser.parse_args()
 
 
