@@ -74,7 +74,8 @@ def plan_federation(clinics: Sequence[PhantomClinic], settings: dict[str, object
         "train": [clinic.clinic for clinic in clinics if clinic.role == "train"],
         "held_out": [clinic.clinic for clinic in clinics if clinic.role == "held-out"],
     }
-    return parse_study({**settings, "clinics": named}, "study")
+    # The shipped backbone has seen every shipped domain: starting from it, no in-silico clinic is held out.
+    return parse_study({"model": {"weights": "none"}, **settings, "clinics": named}, "study")
 
 
 def lay_out(folder: Path, clinics: Sequence[PhantomClinic], study: StudyConfig) -> Federation:
