@@ -15,7 +15,7 @@ from wbc_client.augmentation import augment
 from wbc_client.dataset.cell_set import CellSet
 from wbc_client.features import all_features
 from wbc_client.losses import boda_paper_loss, exact_labels, imbalance_of
-from wbc_client.training import build_optimizer, learning_rate
+from wbc_client.training import build_optimizer, round_rate
 from wbc_client.virtual_stains import VirtualStains
 from wbc_common.appearance import normalise
 from wbc_common.errors import DataError
@@ -97,7 +97,7 @@ def _train(
     device = model.head.weight.device
     classify = imbalance_of(torch.from_numpy(cells.class_counts()).to(device, torch.float32), study.loss)
     anchors = prototypes(all_features(model, cells.images, device), cells.labels, domain, cells.allowed.shape[1])
-    optimizer = build_optimizer(model, study.training, learning_rate(study.training, round_number, study.rounds))
+    optimizer = build_optimizer(model, study.training, round_rate(study, round_number))
     generator = torch_generator(study.seed, "training", clinic, round_number)
     model.train()
     for _ in range(study.training.local_epochs):

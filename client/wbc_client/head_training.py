@@ -17,7 +17,7 @@ from torch import Tensor
 from wbc_client.augmentation import augment
 from wbc_client.dataset.cell_set import CellSet
 from wbc_client.losses import Imbalance, imbalance_of, proximal_term
-from wbc_client.training import build_optimizer, learning_rate
+from wbc_client.training import build_optimizer, round_rate
 from wbc_client.virtual_stains import VirtualStains
 from wbc_common.appearance import normalise
 from wbc_common.models import Network, is_head, model_arrays
@@ -48,9 +48,7 @@ def train_head(
     started = time.perf_counter()
     received = {key: value for key, value in model_arrays(model).items() if is_head(key)}
     generator = torch_generator(study.seed, "training", clinic, round_number)
-    first_round = study.rounds - study.training.head_only_rounds + 1
-    rate = learning_rate(study.training, round_number - first_round + 1, study.training.head_only_rounds)
-    loss = _train(model, cells, study, rate, generator=generator, stains=stains)
+    loss = _train(model, cells, study, round_rate(study, round_number), generator=generator, stains=stains)
     now = model_arrays(model)
     return Update(
         delta={key: now[key] - value for key, value in received.items()},

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from wbc_client.augmentation import augment
 from wbc_client.dataset.cell_set import CellSet
-from wbc_client.losses import DomainAwareLoss, imbalance_of
+from wbc_client.losses import DomainAwareLoss
 from wbc_client.privacy_budget import Spending
-from wbc_client.training import build_optimizer, learning_rate
+from wbc_client.training import build_loss, build_optimizer, round_rate
 from wbc_common.appearance import normalise
 from wbc_common.models import Network, is_head, model_arrays
 from wbc_common.study import StudyConfig
@@ -46,7 +46,7 @@ def train_privately(
     head_only = study.trains_head_only(round_number)
     received = {key: value for key, value in model_arrays(model).items() if is_head(key) or not head_only}
     model.backbone.requires_grad_(not head_only)
-    _take_steps(model, cells, study, _rate(study, round_number), spending)
+    _take_steps(model, cells, study, round_rate(study, round_number), spending)
     now = model_arrays(model)
     return Update(
         delta={key: now[key] - value for key, value in received.items()},
@@ -58,19 +58,12 @@ def train_privately(
     )
 
 
-def _rate(study: StudyConfig, round_number: int) -> float:
-    if not study.trains_head_only(round_number):
-        return learning_rate(study.training, round_number, study.rounds)
-    first = study.rounds - study.training.head_only_rounds + 1
-    return learning_rate(study.training, round_number - first + 1, study.training.head_only_rounds)
-
-
 def _take_steps(model: Network, cells: CellSet, study: StudyConfig, rate: float, spending: Spending) -> None:
     from opacus import GradSampleModule
     from opacus.optimizers import DPOptimizer
 
     device = model.head.weight.device
-    loss = _loss(model, cells, study)
+    loss = build_loss(model, cells, study.loss, None)
     received = [parameter.detach().clone() for parameter in model.parameters()]
     model.train()
     wrapped = GradSampleModule(model, loss_reduction="mean")
@@ -111,12 +104,6 @@ def _backward(model: Network, cells: CellSet, study: StudyConfig, loss: DomainAw
     pixels = normalise(images).to(device).requires_grad_()
     features = model.features(pixels)
     loss(features, model.head(features), cells.allowed[index].to(device)).total.backward()  # type: ignore[no-untyped-call]
-
-
-def _loss(model: Network, cells: CellSet, study: StudyConfig) -> DomainAwareLoss:
-    counts = torch.from_numpy(cells.class_counts()).to(model.head.weight.device, torch.float32)
-    head = (model.head.weight.detach().clone(), model.head.bias.detach().clone())
-    return DomainAwareLoss(study.loss, imbalance_of(counts, study.loss), anchors=None, frozen_head=head)
 
 
 def _add_proximal(model: Network, received: list[Tensor], weight: float) -> None:

@@ -58,10 +58,9 @@ def train_locally(
     started = time.perf_counter()
     received = model_arrays(model)
     device = model.head.weight.device
-    loss = _build_loss(model, cells, study.loss, sums)
+    loss = build_loss(model, cells, study.loss, sums)
     generator = torch_generator(study.seed, "training", clinic, round_number)
-    rate = learning_rate(study.training, round_number, study.rounds)
-    optimizer = build_optimizer(model, study.training, rate)
+    optimizer = build_optimizer(model, study.training, round_rate(study, round_number))
     precision = resolve_precision(study.training.precision, device)
     anchor = [parameter.detach().clone() for parameter in model.parameters()]
     model.train()
@@ -87,7 +86,16 @@ def learning_rate(training: TrainingSettings, round_number: int, rounds: int) ->
     return training.learning_rate * 0.5 * (1 + math.cos(math.pi * (round_number - 1) / rounds))
 
 
-def _build_loss(model: Network, cells: CellSet, settings: LossSettings, sums: SumPair | None) -> DomainAwareLoss:
+def round_rate(study: StudyConfig, round_number: int) -> float:
+    """The rate of a round of a study: head-only rounds go through the schedule anew, among themselves."""
+    if not study.trains_head_only(round_number):
+        return learning_rate(study.training, round_number, study.rounds)
+    head_only = study.training.head_only_rounds
+    return learning_rate(study.training, round_number - (study.rounds - head_only), head_only)
+
+
+def build_loss(model: Network, cells: CellSet, settings: LossSettings, sums: SumPair | None) -> DomainAwareLoss:
+    """The plan's loss under the cells' class counts, guided by the head as received; without `sums` nothing aligns."""
     device = model.head.weight.device
     counts = torch.from_numpy(cells.class_counts()).to(device, torch.float32)
     head = (model.head.weight.detach().clone(), model.head.bias.detach().clone())
