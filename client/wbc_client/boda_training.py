@@ -5,24 +5,21 @@ model, computed once a round over all training cells, as the authors' code does 
 may train so, as it would need the prototypes of the others; the plan refuses more than one training clinic.
 """
 
-import time
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from wbc_client.augmentation import augment
+from wbc_client.course import Batch, BatchLoss, take_course
 from wbc_client.dataset.cell_set import CellSet
 from wbc_client.features import all_features
-from wbc_client.losses import boda_paper_loss, exact_labels, imbalance_of
-from wbc_client.training import build_optimizer, round_rate
+from wbc_client.losses import LossTerms, boda_paper_loss, exact_labels, imbalance_of
+from wbc_client.precision import resolve_precision
+from wbc_client.training import round_course
 from wbc_client.virtual_stains import VirtualStains
-from wbc_common.appearance import normalise
 from wbc_common.errors import DataError
-from wbc_common.models import Network, model_arrays
-from wbc_common.seeds import torch_generator
+from wbc_common.models import Network
 from wbc_common.study import StudyConfig
-from wbc_common.wire import Update
 
 
 @dataclass(frozen=True)
@@ -41,11 +38,11 @@ def train_boda(
     clinic: str,
     round_number: int,
     stains: VirtualStains | None = None,
-) -> Update:
-    """Train a received model on cells of several domains with L1 + w2·BoDA.
+) -> dict[str, float]:
+    """Train a received model on cells of several domains with L1 + w2·BoDA, in place; mean terms of the last epoch.
 
     Args:
-        model: on the device to train on; changed in place.
+        model: on the device to train on.
         cells: training cells with `domain`.
 
     Raises:
@@ -56,20 +53,8 @@ def train_boda(
             "loss.alignment = 'boda-paper' needs cells that say their domain, and these do not",
             remedy="use it through a bound of wbc-simulate compare, or set loss.alignment = 'leave-self-out'",
         )
-    started, received = time.perf_counter(), model_arrays(model)
-    terms = _train(model, cells, cells.domain, study, clinic, round_number=round_number, stains=stains)
-    classification, alignment = terms.tolist()
-    return Update(
-        delta={key: value - received[key] for key, value in model_arrays(model).items()},
-        class_counts=cells.class_counts(),
-        losses={
-            "loss": classification + study.loss.alignment_weight * alignment,
-            "classification": classification,
-            "alignment": alignment,
-        },
-        num_cells=len(cells),
-        seconds=time.perf_counter() - started,
-    )
+    course = round_course(study, clinic=clinic, round_number=round_number, stains=stains)
+    return take_course(model, cells, course, _paper_loss(model, cells, cells.domain, study))
 
 
 def prototypes(features: Tensor, labels: Tensor, domain: Tensor, num_classes: int) -> Prototypes:
@@ -83,36 +68,22 @@ def prototypes(features: Tensor, labels: Tensor, domain: Tensor, num_classes: in
     return Prototypes(centroids.view(num_domains, num_classes, -1), counts.view(num_domains, num_classes))
 
 
-def _train(
-    model: Network,
-    cells: CellSet,
-    domain: Tensor,
-    study: StudyConfig,
-    clinic: str,
-    *,
-    round_number: int,
-    stains: VirtualStains | None,
-) -> Tensor:
-    """Mean classification and alignment terms [2] of the last epoch."""
+def _paper_loss(model: Network, cells: CellSet, domain: Tensor, study: StudyConfig) -> BatchLoss:
+    """L1 + w2·BoDA to the prototypes of the model as it is now."""
     device = model.head.weight.device
     classify = imbalance_of(torch.from_numpy(cells.class_counts()).to(device, torch.float32), study.loss)
-    anchors = prototypes(all_features(model, cells.images, device), cells.labels, domain, cells.allowed.shape[1])
-    optimizer = build_optimizer(model, study.training, round_rate(study, round_number))
-    generator = torch_generator(study.seed, "training", clinic, round_number)
-    model.train()
-    for _ in range(study.training.local_epochs):
-        terms = []
-        for index in torch.split(torch.randperm(len(cells), generator=generator), study.training.batch_size):
-            images = augment(cells.images[index], study.training.augmentation, generator, stains)
-            features = model.features(normalise(images).to(device))
-            allowed = cells.allowed[index].to(device)
-            alignment = _alignment(features, exact_labels(allowed), domain[index].to(device), anchors, study)
-            classification = classify(model.head(features), allowed)
-            optimizer.zero_grad(set_to_none=True)
-            (classification + study.loss.alignment_weight * alignment).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            terms.append(torch.stack([classification, alignment]).detach())
-    return torch.stack(terms).mean(dim=0)
+    precision = resolve_precision(study.training.precision, device)
+    features_now = all_features(model, cells.images, device, precision=precision)
+    anchors = prototypes(features_now, cells.labels, domain, cells.allowed.shape[1])
+
+    def loss(features: Tensor, logits: Tensor, batch: Batch) -> LossTerms:
+        labels, domains = exact_labels(batch.allowed), domain[batch.places].to(device)
+        alignment = _alignment(features, labels, domains, anchors, study)
+        classification = classify(logits, batch.allowed)
+        total = classification + study.loss.alignment_weight * alignment
+        return LossTerms(total, classification, alignment, features.new_zeros(()))
+
+    return loss
 
 
 def _alignment(features: Tensor, labels: Tensor, domain: Tensor, anchors: Prototypes, study: StudyConfig) -> Tensor:

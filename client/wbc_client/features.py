@@ -33,21 +33,18 @@ def predict(model: Network, images: Tensor, device: torch.device, *, precision: 
     return torch.cat(batches) if batches else torch.empty(0, model.head.out_features)
 
 
-def all_features(model: Network, images: Tensor, device: torch.device) -> Tensor:
+def all_features(model: Network, images: Tensor, device: torch.device, *, precision: Precision = "fp32") -> Tensor:
     """Features float32 [N, D] on the CPU of images uint8 [N, 3, H, W]."""
     model.eval()
     with torch.inference_mode():
-        batches = [model.features(batch).float().cpu() for batch in _batches(images, device)]
+        batches = [_features(model, batch, precision).cpu() for batch in _batches(images, device)]
+    # A clinic may have no training cell. Outside of the inference mode a copy can enter a loss.
     return torch.cat(batches).clone() if batches else torch.empty(0, model.head.in_features)
 
 
 def sum_features(model: Network, cells: CellSet, device: torch.device, *, precision: Precision = "fp32") -> ClassSums:
     """S_{k,c} and n_{k,c} of a clinic's cells under a model: sums of unit-norm features [C, D] and counts [C]."""
-    model.eval()
-    with torch.inference_mode():
-        batches = [_features(model, batch, precision).cpu() for batch in _batches(cells.images, device)]
-    # A clinic may have no training cell: its sums are zeros.
-    features = torch.cat(batches) if batches else torch.empty(0, model.head.in_features)
+    features = all_features(model, cells.images, device, precision=precision)
     sums, counts = class_sums(features, cells.labels, model.head.out_features)
     return ClassSums(sums.numpy(), counts.numpy())
 

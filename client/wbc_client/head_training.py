@@ -7,23 +7,20 @@ so that the prior is not corrected twice. Alignment and guide act on features, w
 leave.
 """
 
-import time
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wbc_client.augmentation import augment
+from wbc_client.course import Course, take_course
 from wbc_client.dataset.cell_set import CellSet
-from wbc_client.losses import Imbalance, imbalance_of, proximal_term
-from wbc_client.training import build_optimizer, round_rate
+from wbc_client.losses import DomainAwareLoss, Imbalance, imbalance_of
+from wbc_client.training import round_course
 from wbc_client.virtual_stains import VirtualStains
-from wbc_common.appearance import normalise
-from wbc_common.models import Network, is_head, model_arrays
-from wbc_common.seeds import torch_generator
-from wbc_common.study import StudyConfig
-from wbc_common.wire import Update
+from wbc_common.models import Network
+from wbc_common.study import LossSettings, StudyConfig
 
 
 def train_head(
@@ -34,29 +31,26 @@ def train_head(
     clinic: str,
     round_number: int,
     stains: VirtualStains | None = None,
-) -> Update:
-    """Train the head of a received model on one clinic's training cells.
+) -> dict[str, float]:
+    """Train the head of a received model on one clinic's training cells, in place; mean loss terms of the last epoch.
 
     Args:
-        model: the global model, on the device to train on; its head is changed in place.
+        model: the global model, on the device to train on; its backbone is frozen.
         cells: training cells, N ≥ 1.
         stains: those of the federation, for augmentation "federated-stain".
-
-    Returns:
-        The update, of head rows alone; rates fall by the plan's schedule over the head-only rounds.
     """
-    started = time.perf_counter()
-    received = {key: value for key, value in model_arrays(model).items() if is_head(key)}
-    generator = torch_generator(study.seed, "training", clinic, round_number)
-    loss = _train(model, cells, study, round_rate(study, round_number), generator=generator, stains=stains)
-    now = model_arrays(model)
-    return Update(
-        delta={key: now[key] - value for key, value in received.items()},
-        class_counts=cells.class_counts(),
-        losses={"loss": loss, "classification": loss},
-        num_cells=len(cells),
-        seconds=time.perf_counter() - started,
-    )
+    course = round_course(study, clinic=clinic, round_number=round_number, stains=stains)
+    drawn = _drawn_counts(cells.class_counts()).to(model.head.weight.device)
+    return fit_head(model, cells, replace(course, draw=balanced_draw), study.loss, imbalance_of(drawn, study.loss))
+
+
+def fit_head(
+    model: Network, cells: CellSet, course: Course, settings: LossSettings, classify: Imbalance
+) -> dict[str, float]:
+    """Train the head alone, by a classification loss; the backbone is frozen and keeps its bits."""
+    model.backbone.requires_grad_(False)
+    loss = DomainAwareLoss(settings, classify, anchors=None, frozen_head=None)
+    return take_course(model, cells, course, lambda features, logits, batch: loss(features, logits, batch.allowed))
 
 
 def balanced_draw(cells: CellSet, generator: torch.Generator) -> Tensor:
@@ -67,37 +61,7 @@ def balanced_draw(cells: CellSet, generator: torch.Generator) -> Tensor:
     return torch.multinomial(weights, len(cells), replacement=True, generator=generator)
 
 
-def _train(
-    model: Network,
-    cells: CellSet,
-    study: StudyConfig,
-    rate: float,
-    *,
-    generator: torch.Generator,
-    stains: VirtualStains | None,
-) -> float:
-    """Mean classification loss of the last epoch."""
-    device = model.head.weight.device
-    loss = _balanced_loss(cells.class_counts(), study, device)
-    optimizer = build_optimizer(model.head, study.training, rate)
-    received = [parameter.detach().clone() for parameter in model.head.parameters()]
-    model.eval()
-    for _ in range(study.training.local_epochs):
-        losses = []
-        for index in torch.split(balanced_draw(cells, generator), study.training.batch_size):
-            images = augment(cells.images[index], study.training.augmentation, generator, stains)
-            with torch.no_grad():
-                features = model.features(normalise(images).to(device))
-            term = loss(model.head(features), cells.allowed[index].to(device))
-            penalty = study.loss.proximal_weight * proximal_term(model.head.parameters(), received)
-            optimizer.zero_grad(set_to_none=True)
-            (term + penalty).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            losses.append(term.detach())
-    return float(torch.stack(losses).mean())
-
-
-def _balanced_loss(class_counts: NDArray[np.float64], study: StudyConfig, device: torch.device) -> Imbalance:
+def _drawn_counts(class_counts: NDArray[np.float64]) -> Tensor:
+    """Cells of each class [C] that a balanced epoch draws."""
     present = torch.from_numpy(class_counts) > 0
-    drawn = present.float() * float(class_counts.sum()) / present.sum()
-    return imbalance_of(drawn.to(device), study.loss)
+    return present.float() * float(class_counts.sum()) / present.sum()

@@ -10,7 +10,7 @@ from wbc_client.calibration import correct_prior_shift, count_calibration
 from wbc_client.clinic import Clinic
 from wbc_client.dataset.cell_set import CellSet
 from wbc_client.evaluation import count
-from wbc_client.personal import fit_head, keep_head
+from wbc_client.personal import fit_personal_head, keep_head
 from wbc_client.stain_averaging import predict_over_stains
 from wbc_client.virtual_stains import VirtualStains
 from wbc_common.confusion import confusion_matrix
@@ -35,7 +35,7 @@ def measure_personal_head(
 ) -> NDArray[np.int64]:
     """Fit this clinic's own head to its training cells, keep it here, and count its confusions [C, C] on `cells`."""
     model, name = clinic.model(arrays), clinic.site.clinic
-    fit_head(model, training, clinic.study, clinic=name, stains=stains)
+    fit_personal_head(model, training, clinic.study, clinic=name, stains=stains)
     keep_head(model, clinic.site.state_dir, clinic.study)
     return count(_logits(clinic, model, cells, stains), cells, replicates=0, clinic=name).confusion
 

@@ -13,12 +13,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from wbc_client.augmentation import augment
+from wbc_client.course import Course
 from wbc_client.dataset.cell_set import CellSet
+from wbc_client.head_training import fit_head
 from wbc_client.losses import imbalance_of
-from wbc_client.training import build_optimizer
 from wbc_client.virtual_stains import VirtualStains
-from wbc_common.appearance import normalise
 from wbc_common.errors import DataError
 from wbc_common.files import write_atomically
 from wbc_common.models import HEAD_KEYS, Network
@@ -28,21 +27,19 @@ from wbc_common.study import StudyConfig
 HEAD_NAME = "personal-head.safetensors"
 
 
-def fit_head(model: Network, cells: CellSet, study: StudyConfig, *, clinic: str, stains: VirtualStains | None) -> None:
+def fit_personal_head(
+    model: Network, cells: CellSet, study: StudyConfig, *, clinic: str, stains: VirtualStains | None
+) -> None:
     """Fit the model's head, in place, to one clinic's training cells; the backbone keeps its bits."""
-    device = model.head.weight.device
-    loss = imbalance_of(torch.from_numpy(cells.class_counts()).to(device, torch.float32), study.loss)
-    optimizer = build_optimizer(model.head, study.training, study.personal.learning_rate)
-    generator = torch_generator(study.seed, "personal head", clinic)
-    model.eval()
-    for _ in range(study.personal.epochs):
-        for index in torch.split(torch.randperm(len(cells), generator=generator), study.training.batch_size):
-            images = augment(cells.images[index], study.training.augmentation, generator, stains)
-            with torch.no_grad():
-                features = model.features(normalise(images).to(device))
-            optimizer.zero_grad(set_to_none=True)
-            loss(model.head(features), cells.allowed[index].to(device)).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+    course = Course(
+        study.training,
+        rate=study.personal.learning_rate,
+        epochs=study.personal.epochs,
+        generator=torch_generator(study.seed, "personal head", clinic),
+        stains=stains,
+    )
+    counts = torch.from_numpy(cells.class_counts()).to(model.head.weight.device, torch.float32)
+    fit_head(model, cells, course, study.loss, imbalance_of(counts, study.loss))
 
 
 def keep_head(model: Network, folder: Path, study: StudyConfig) -> None:

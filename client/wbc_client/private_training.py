@@ -7,80 +7,54 @@ the update; L2's class sums, which is why a plan with alignment is refused. No m
 
 Sampling, augmentation and noise are drawn from seeds of this machine, never from the study's: whoever knows the seed
 of the noise can take it off. So a private round gives other bits each time it is trained. torch's generators are not
-cryptographic ones (Opacus's secure mode needs a package that this torch has not).
+cryptographic ones (Opacus's secure mode needs a package that this torch has not). Everything computes in fp32, whatever
+`training.precision` says: norms of single cells' gradients decide what is clipped.
 """
 
 import secrets
-import time
 from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from wbc_client.augmentation import augment
+from wbc_client.course import Batch, Course, build_optimizer, draw_batch, run_epochs
 from wbc_client.dataset.cell_set import CellSet
 from wbc_client.losses import DomainAwareLoss
 from wbc_client.privacy_budget import Spending
-from wbc_client.training import build_loss, build_optimizer, round_rate
-from wbc_common.appearance import normalise
-from wbc_common.models import Network, is_head, model_arrays
+from wbc_client.training import build_loss, round_rate
+from wbc_common.models import Network
 from wbc_common.study import StudyConfig
-from wbc_common.wire import Update
+
+if TYPE_CHECKING:
+    from opacus.optimizers import DPOptimizer
 
 
 def train_privately(
-    model: Network, cells: CellSet, study: StudyConfig, *, round_number: int, spending: Spending, epsilon: float
-) -> Update:
-    """Train a received model on one clinic's training cells under DP-SGD; the whole of `spending` is used.
+    model: Network, cells: CellSet, study: StudyConfig, *, round_number: int, spending: Spending
+) -> None:
+    """Train a received model, in place, on N ≥ 1 cells under DP-SGD; the whole of `spending` is used.
 
-    Args:
-        model: the global model, on the device to train on; changed in place.
-        cells: training cells, N ≥ 1.
-        spending: of this round, entered in the clinic's budget before.
-        epsilon: spent on this plan with this round; travels with the update.
-
-    Returns:
-        The update; of head rows alone in a head-only round, where the backbone takes no step.
+    In a head-only round the backbone is frozen.
     """
-    started = time.perf_counter()
-    head_only = study.trains_head_only(round_number)
-    received = {key: value for key, value in model_arrays(model).items() if is_head(key) or not head_only}
-    model.backbone.requires_grad_(not head_only)
-    _take_steps(model, cells, study, round_rate(study, round_number), spending)
-    now = model_arrays(model)
-    return Update(
-        delta={key: now[key] - value for key, value in received.items()},
-        class_counts=cells.class_counts(),
-        losses={},
-        num_cells=len(cells),
-        seconds=time.perf_counter() - started,
-        epsilon=epsilon,
-    )
-
-
-def _take_steps(model: Network, cells: CellSet, study: StudyConfig, rate: float, spending: Spending) -> None:
     from opacus import GradSampleModule
-    from opacus.optimizers import DPOptimizer
 
+    model.backbone.requires_grad_(not study.trains_head_only(round_number))
     device = model.head.weight.device
+    course = Course(
+        study.training,
+        rate=round_rate(study, round_number),
+        epochs=1,
+        generator=_secret_generator(torch.device("cpu")),
+        proximal_weight=study.loss.proximal_weight,
+    )
     loss = build_loss(model, cells, study.loss, None)
     received = [parameter.detach().clone() for parameter in model.parameters()]
-    model.train()
-    wrapped = GradSampleModule(model, loss_reduction="mean")
-    optimizer = DPOptimizer(
-        build_optimizer(model, study.training, rate),
-        noise_multiplier=spending.noise_multiplier,
-        max_grad_norm=study.privacy.clip_norm,
-        expected_batch_size=spending.sample_rate * len(cells),
-        loss_reduction="mean",
-        generator=_secret_generator(device),
-    )
-    for index in _poisson_batches(len(cells), spending):
-        optimizer.zero_grad(set_to_none=True)
-        _backward(model, cells, study, loss, index)
-        optimizer.pre_step()  # clips, sums, adds noise
-        _add_proximal(model, received, study.loss.proximal_weight)
-        optimizer.original_optimizer.step()
+    wrapped = GradSampleModule(model.train(), loss_reduction="mean")
+    optimizer = _noisy_optimizer(model, course, study.privacy.clip_norm, spending, len(cells))
+    batches = (draw_batch(cells, index, course, device) for index in _poisson_batches(len(cells), spending))
+    run_epochs([batches], partial(_step, model, optimizer, loss, received, course.proximal_weight))
     wrapped.remove_hooks()
 
 
@@ -91,19 +65,48 @@ def _poisson_batches(num_cells: int, spending: Spending) -> Iterator[Tensor]:
         yield (torch.rand(num_cells, generator=generator) < spending.sample_rate).nonzero().squeeze(1)
 
 
-def _backward(model: Network, cells: CellSet, study: StudyConfig, loss: DomainAwareLoss, index: Tensor) -> None:
+def _noisy_optimizer(
+    model: Network, course: Course, clip_norm: float, spending: Spending, num_cells: int
+) -> "DPOptimizer":
+    from opacus.optimizers import DPOptimizer
+
+    return DPOptimizer(
+        build_optimizer(model, course.settings, course.rate),
+        noise_multiplier=spending.noise_multiplier,
+        max_grad_norm=clip_norm,
+        expected_batch_size=spending.sample_rate * num_cells,
+        loss_reduction="mean",
+        generator=_secret_generator(model.head.weight.device),
+    )
+
+
+def _step(
+    model: Network,
+    optimizer: "DPOptimizer",
+    loss: DomainAwareLoss,
+    received: list[Tensor],
+    proximal_weight: float,
+    batch: Batch,
+) -> dict[str, Tensor]:
+    """One noisy step; no term is returned, as none is noised."""
+    optimizer.zero_grad(set_to_none=True)
+    _backward(model, loss, batch)
+    optimizer.pre_step()  # clips, sums, adds noise
+    _add_proximal(model, received, proximal_weight)
+    optimizer.original_optimizer.step()
+    return {}
+
+
+def _backward(model: Network, loss: DomainAwareLoss, batch: Batch) -> None:
     """Gradients per cell of the drawn cells, as Opacus keeps them."""
-    if len(index) == 0:
+    if len(batch.places) == 0:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.grad_sample = parameter.new_zeros(0, *parameter.shape)  # type: ignore[attr-defined]
         return
-    device = model.head.weight.device
-    images = augment(cells.images[index], study.training.augmentation, _secret_generator(torch.device("cpu")))
     # Opacus's hooks warn where no input needs a gradient; filters of warnings are no use where clinics share a process.
-    pixels = normalise(images).to(device).requires_grad_()
-    features = model.features(pixels)
-    loss(features, model.head(features), cells.allowed[index].to(device)).total.backward()  # type: ignore[no-untyped-call]
+    features = model.features(batch.images.requires_grad_())
+    loss(features, model.head(features), batch.allowed).total.backward()  # type: ignore[no-untyped-call]
 
 
 def _add_proximal(model: Network, received: list[Tensor], weight: float) -> None:

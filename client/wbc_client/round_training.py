@@ -1,16 +1,29 @@
-"""How a clinic trains in a round: which of the ways of training the plan asks for in that round."""
+"""How a clinic trains in a round: which of the ways of training the plan asks for, and what of the model changed."""
+
+import time
+from dataclasses import dataclass
 
 from wbc_client.boda_training import train_boda
 from wbc_client.clinic import Clinic
 from wbc_client.dataset.cell_set import CellSet
 from wbc_client.head_training import train_head
+from wbc_client.precision import Precision
 from wbc_client.privacy_budget import plan_spending, spend
 from wbc_client.private_training import train_privately
 from wbc_client.training import train_locally
 from wbc_client.virtual_stains import VirtualStains
-from wbc_common.models import Network
+from wbc_common.models import Network, model_arrays
 from wbc_common.privacy import check_backbone, check_delta
 from wbc_common.wire import Arrays, Task, Update
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """Mean loss terms of the last epoch, what was computed in, and the budget spent so far under DP-SGD."""
+
+    losses: dict[str, float]
+    precision: Precision
+    epsilon: float | None = None
 
 
 def train_round(clinic: Clinic, cells: CellSet, task: Task, arrays: Arrays, stains: VirtualStains | None) -> Update:
@@ -21,20 +34,44 @@ def train_round(clinic: Clinic, cells: CellSet, task: Task, arrays: Arrays, stai
         arrays: the received model's.
         stains: of the federation, where the plan pools them.
     """
-    study, name, number = clinic.study, clinic.site.clinic, task.round_number
+    started = time.perf_counter()
     model = clinic.model(arrays)
+    trained = _train(clinic, model, cells, task, arrays, stains)
+    return Update(
+        delta=changes(model, arrays),
+        class_counts=cells.class_counts(),
+        losses=trained.losses,
+        num_cells=len(cells),
+        seconds=time.perf_counter() - started,
+        epsilon=trained.epsilon,
+        precision=trained.precision,
+    )
+
+
+def changes(model: Network, received: Arrays) -> Arrays:
+    """After minus before, of what was free to change."""
+    fixed = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    return {key: value - received[key] for key, value in model_arrays(model).items() if key not in fixed}
+
+
+def _train(
+    clinic: Clinic, model: Network, cells: CellSet, task: Task, arrays: Arrays, stains: VirtualStains | None
+) -> _Trained:
+    study, name, number = clinic.study, clinic.site.clinic, task.round_number
     if study.privacy.mode == "dp-sgd":
-        return _train_privately(clinic, model, cells, number)
+        return _Trained({}, "fp32", _train_privately(clinic, model, cells, number))
     if study.trains_head_only(number):
-        return train_head(model, cells, study, clinic=name, round_number=number, stains=stains)
-    if study.loss.alignment == "boda-paper" and study.aligns(number):
-        return train_boda(model, cells, study, clinic=name, round_number=number, stains=stains)
-    sums = None if task.totals is None else (clinic.class_sums(arrays), task.totals)
-    return train_locally(model, cells, study, clinic=name, round_number=number, sums=sums, stains=stains)
+        losses = train_head(model, cells, study, clinic=name, round_number=number, stains=stains)
+    elif study.loss.alignment == "boda-paper" and study.aligns(number):
+        losses = train_boda(model, cells, study, clinic=name, round_number=number, stains=stains)
+    else:
+        sums = None if task.totals is None else (clinic.class_sums(arrays), task.totals)
+        losses = train_locally(model, cells, study, clinic=name, round_number=number, sums=sums, stains=stains)
+    return _Trained(losses, clinic.precision)
 
 
-def _train_privately(clinic: Clinic, model: Network, cells: CellSet, round_number: int) -> Update:
-    """Pay for the round first, then train; a budget that is spent stops it here."""
+def _train_privately(clinic: Clinic, model: Network, cells: CellSet, round_number: int) -> float:
+    """Pay for the round first, then train; a budget that is spent stops it here. Returns the ε spent so far."""
     study = clinic.study
     check_backbone(model.train(), study.model.backbone)
     check_delta(study.privacy, len(cells), clinic.site.clinic)
@@ -46,4 +83,5 @@ def _train_privately(clinic: Clinic, model: Network, cells: CellSet, round_numbe
         rounds=study.rounds,
     )
     epsilon = spend(clinic.site.state_dir, study.hash, spending, study.privacy)
-    return train_privately(model, cells, study, round_number=round_number, spending=spending, epsilon=epsilon)
+    train_privately(model, cells, study, round_number=round_number, spending=spending)
+    return epsilon

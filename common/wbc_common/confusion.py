@@ -117,6 +117,17 @@ def wilson_interval(successes: int, trials: int) -> Interval:
     return Interval(share, float(max(0.0, min(share, centre - half))), float(min(1.0, max(share, centre + half))))
 
 
+def draw_seeds(num_seeds: int, replicates: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Seeds drawn with replacement in each replicate, int64 [R, S]."""
+    return generator.integers(0, num_seeds, size=(replicates, num_seeds))
+
+
+def over_drawn_seeds(replicates: NDArray[np.float64], drawn: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Replicates [..., S, R] of each seed → [..., R], each the mean over its drawn seeds [R, S]."""
+    means: NDArray[np.float64] = replicates[..., drawn, np.arange(len(drawn))[:, None]].mean(axis=-1)
+    return means
+
+
 def percentile_interval(value: float, replicates: Rates) -> Interval:
     """A figure with the 2.5 and 97.5 percentiles of its bootstrap replicates [R]."""
     defined = replicates[np.isfinite(replicates)]

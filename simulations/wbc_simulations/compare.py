@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wbc_common.confusion import percentile_interval
+from wbc_common.confusion import draw_seeds, over_drawn_seeds, percentile_interval
 from wbc_common.errors import SettingError
 from wbc_common.seeds import numpy_generator
 from wbc_server.run_folder import write_atomically
@@ -65,7 +65,8 @@ def _summarise(
     methods = list(dict.fromkeys(cell.method for cell in cells))
     folds = list(dict.fromkeys(cell.fold for cell in cells))
     seeds = sorted({cell.seed for cell in cells})
-    draws = _draw_seeds(len(seeds), scores)
+    replicates_each = min(len(next(iter(score.replicates.values()))) for score in scores.values())
+    draws = draw_seeds(len(seeds), replicates_each, numpy_generator("compare", "seeds"))
     summary: dict[str, Any] = {}
     for method in methods:
         baseline = comparison.baseline_of(method)
@@ -95,14 +96,7 @@ def _figure(
     table = [[scores[method, fold, seed] for seed in seeds] for fold in folds]
     values = np.array([[cell.values[figure] for cell in row] for row in table])
     replicates = np.array([[cell.replicates[figure] for cell in row] for row in table])  # [folds, seeds, R]
-    columns = np.arange(draws.shape[0])[:, None]  # [R, 1]
-    return values, replicates[:, draws, columns].mean(axis=-1)
-
-
-def _draw_seeds(num_seeds: int, scores: dict[tuple[str, str, int], CellScores]) -> NDArray[np.int64]:
-    """Seeds drawn with replacement in each replicate, int [R, seeds]."""
-    replicates = min(len(next(iter(score.replicates.values()))) for score in scores.values())
-    return numpy_generator("compare", "seeds").integers(0, num_seeds, size=(replicates, num_seeds))
+    return values, over_drawn_seeds(replicates, draws)
 
 
 def _over_folds(values: NDArray[np.float64], replicates: NDArray[np.float64]) -> dict[str, float | None]:

@@ -31,6 +31,7 @@ __all__ = [
     "all_clinics",
     "plan_study",
     "read_experiment",
+    "starting_at_random",
     "with_changes",
     "with_method",
     "write_experiment",
@@ -95,16 +96,23 @@ def plan_study(
         changes: settings by dotted key, e.g. {"loss.tau": 0.5}.
     """
     values = _merged(experiment.study, {})
-    model = values.setdefault("model", {})
-    if experiment.data.kind == "phantom" and isinstance(model, dict):
-        # The shipped backbone has seen every shipped domain: starting from it, no in-silico clinic is held out.
-        model.setdefault("weights", "none")
+    if experiment.data.kind == "phantom":
+        values = starting_at_random(values)
     values["clinics"] = dict(_clinics(experiment, held_out))
     for key, value in (changes or {}).items():
         _set(values, key, value)
     study = parse_study(values, "study")
     _check_clinics(experiment, study)
     return study
+
+
+def starting_at_random(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of an in-silico study: random initial weights, unless they name others.
+
+    The shipped backbone has seen every shipped domain: starting from it, no in-silico clinic is held out.
+    """
+    model = settings.get("model", {})
+    return {**settings, "model": {"weights": "none", **model} if isinstance(model, dict) else model}
 
 
 def with_method(experiment: Experiment, method: Method) -> Experiment:

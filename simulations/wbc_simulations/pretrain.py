@@ -99,8 +99,8 @@ def pretrain(recipe: Recipe, on_epoch: Callable[[int, float], None]) -> Pretrain
     training_cells = cells.part("train")
     model = build_model(study.model, len(study.classes), derive_seed(recipe.seed, "pretrain"))
     for epoch in range(1, recipe.epochs + 1):
-        update = train_locally(model, training_cells, study, clinic="phantom", round_number=epoch, sums=None)
-        on_epoch(epoch, update.losses["loss"])
+        losses = train_locally(model, training_cells, study, clinic="phantom", round_number=epoch, sums=None)
+        on_epoch(epoch, losses["loss"])
     found = evaluate(model, cells.part("test"), torch.device("cpu"), replicates=0, clinic="phantom")
     return Pretrained(model, float(balanced_accuracy(found.confusion)))
 

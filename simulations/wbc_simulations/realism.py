@@ -24,7 +24,7 @@ from wbc_client.evaluation import evaluate
 from wbc_client.features import predict
 from wbc_client.site import DataSettings, Site
 from wbc_common.appearance import normalise
-from wbc_common.confusion import Interval, balanced_accuracy, percentile_interval
+from wbc_common.confusion import Interval, balanced_accuracy, draw_seeds, over_drawn_seeds, percentile_interval
 from wbc_common.models import Network, build_model
 from wbc_common.seeds import derive_seed, numpy_generator, torch_generator
 from wbc_common.study import ModelSettings, StudyConfig
@@ -70,7 +70,7 @@ def measure_realism(data: Path, recipe: Recipe, seeds: Sequence[int], on_step: C
     study = recipe.study()
     clinics = {name: _open(data, name, study) for name in manifest_clinics(data)}
     scores = [_transfer(replace(recipe, seed=seed), clinics, on_step) for seed in seeds]
-    drawn = numpy_generator("realism", "seeds").integers(0, len(seeds), size=(REPLICATES, len(seeds)))
+    drawn = draw_seeds(len(seeds), REPLICATES, numpy_generator("realism", "seeds"))
     most = max(len(cells) for cells in clinics.values())
     phantoms = recipe.phantoms(derive_seed(recipe.seed, "realism"), most)  # of a seed that no training used
     found = []
@@ -149,10 +149,8 @@ def _transfer(
 
 def _over_seeds(scores: list[tuple[float, NDArray[np.float64]]], drawn: NDArray[np.int64]) -> Interval:
     """The mean over seeds; its interval from drawn seeds [R, S] on drawn patients."""
-    draws = np.stack([replicates for _, replicates in scores], axis=1)  # [R, S]
-    return percentile_interval(
-        float(np.mean([value for value, _ in scores])), np.take_along_axis(draws, drawn, axis=1).mean(axis=1)
-    )
+    draws = np.stack([replicates for _, replicates in scores])  # [S, R]
+    return percentile_interval(float(np.mean([value for value, _ in scores])), over_drawn_seeds(draws, drawn))
 
 
 def _tested(groups: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.bool_]:

@@ -7,17 +7,18 @@ import torch
 from wbc_client.boda_training import prototypes, train_boda
 from wbc_client.dataset.cell_set import CellSet
 from wbc_common.errors import DataError
-from wbc_common.models import build_model
+from wbc_common.models import build_model, model_arrays
 from wbc_common.study import StudyConfig, parse_study
+from wbc_common.wire import Arrays
 
 
-def plan(weight: float = 0.5) -> StudyConfig:
+def plan(weight: float = 0.5, precision: str = "fp32") -> StudyConfig:
     values = {
         "name": "toy",
         "clinics": {"train": ["pooled"]},
         "images": {"size_px": 16},
         "model": {"weights": "none"},
-        "training": {"local_epochs": 2, "batch_size": 8, "augmentation": "none"},
+        "training": {"local_epochs": 2, "batch_size": 8, "augmentation": "none", "precision": precision},
         "loss": {"alignment": "boda-paper", "alignment_weight": weight, "alignment_warmup": 0.0},
     }
     return parse_study(values, "toy")
@@ -44,16 +45,23 @@ def test_prototypes_are_the_means_of_each_domain_and_class() -> None:
             torch.testing.assert_close(found.centroids[place, cell_class], mean)
 
 
+def trained(study: StudyConfig) -> tuple[dict[str, float], Arrays]:
+    model = build_model(study.model, 5, seed=0)
+    losses = train_boda(model, cells(), study, clinic="pooled", round_number=1)
+    return losses, model_arrays(model)
+
+
 def test_alignment_is_part_of_the_loss_and_of_the_update() -> None:
-    updates = [
-        train_boda(build_model(plan().model, 5, seed=0), cells(), plan(weight), clinic="pooled", round_number=1)
-        for weight in (0.5, 2.0)
-    ]
-    losses = updates[0].losses
+    (losses, light), (_, heavy) = trained(plan(0.5)), trained(plan(2.0))
     assert losses["alignment"] > 0
     assert losses["loss"] == pytest.approx(losses["classification"] + 0.5 * losses["alignment"])
-    assert not np.array_equal(updates[0].delta["head.weight"] * 0, updates[0].delta["head.weight"])
-    assert any(not np.array_equal(updates[0].delta[key], updates[1].delta[key]) for key in updates[0].delta)
+    assert any(not np.array_equal(light[key], heavy[key]) for key in light)
+
+
+def test_the_plan_says_what_it_computes_in() -> None:
+    fp32, bf16 = (trained(plan(precision=precision))[0] for precision in ("fp32", "bf16"))
+    assert bf16["loss"] == pytest.approx(fp32["loss"], rel=0.05)
+    assert bf16["loss"] != fp32["loss"]
 
 
 def test_cells_that_do_not_say_their_domain_are_refused() -> None:

@@ -5,6 +5,7 @@ import torch
 
 from wbc_client.dataset.cell_set import CellSet
 from wbc_client.head_training import balanced_draw, train_head
+from wbc_client.round_training import changes
 from wbc_common.models import HEAD_KEYS, build_model, model_arrays
 from wbc_common.study import StudyConfig, parse_study
 
@@ -30,31 +31,37 @@ def cells(labels: list[int]) -> CellSet:
 def test_only_head_rows_leave_and_the_backbone_keeps_its_bits() -> None:
     model = build_model(plan().model, 5, seed=0)
     before = model_arrays(model)
-    update = train_head(model, cells([0] * 20 + [1] * 4), plan(), clinic="a", round_number=3)
-    assert set(update.delta) == set(HEAD_KEYS)
+    train_head(model, cells([0] * 20 + [1] * 4), plan(), clinic="a", round_number=3)
+    delta = changes(model, before)
+    assert set(delta) == set(HEAD_KEYS)
     for key, value in model_arrays(model).items():
         if key in HEAD_KEYS:
-            np.testing.assert_array_equal(update.delta[key], value - before[key])
-            assert np.abs(update.delta[key]).max() > 0
+            np.testing.assert_array_equal(delta[key], value - before[key])
+            assert np.abs(delta[key]).max() > 0
         else:
             np.testing.assert_array_equal(value, before[key])
 
 
+def trained_head(found: CellSet, **training: object) -> np.ndarray:
+    model = build_model(plan().model, 5, seed=0)
+    train_head(model, found, plan(**training), clinic="a", round_number=3)
+    return model_arrays(model)["head.weight"]
+
+
 def test_the_same_round_gives_the_same_bits() -> None:
-    updates = [
-        train_head(build_model(plan().model, 5, seed=0), cells([0, 0, 1]), plan(), clinic="a", round_number=3)
-        for _ in range(2)
-    ]
-    np.testing.assert_array_equal(updates[0].delta["head.weight"], updates[1].delta["head.weight"])
+    np.testing.assert_array_equal(*(trained_head(cells([0, 0, 1])) for _ in range(2)))
+
+
+def test_the_plan_says_what_features_are_computed_in() -> None:
+    fp32, bf16 = (trained_head(cells([0, 1] * 6), precision=precision) for precision in ("fp32", "bf16"))
+    assert not np.array_equal(fp32, bf16)
+    np.testing.assert_allclose(bf16, fp32, atol=2e-3)
 
 
 def test_the_rate_starts_anew_in_the_head_only_rounds() -> None:
     """With one round of both kinds left, the whole study's cosine would leave almost nothing of the rate."""
-    model = build_model(plan().model, 5, seed=0)
-    first = train_head(model, cells([0, 1] * 6), plan(), clinic="a", round_number=3)
-    model = build_model(plan().model, 5, seed=0)
-    constant = train_head(model, cells([0, 1] * 6), plan(schedule="constant"), clinic="a", round_number=3)
-    np.testing.assert_array_equal(first.delta["head.bias"], constant.delta["head.bias"])
+    found = cells([0, 1] * 6)
+    np.testing.assert_array_equal(trained_head(found), trained_head(found, schedule="constant"))
 
 
 def test_each_class_present_is_drawn_as_often_as_any_other() -> None:

@@ -8,7 +8,7 @@ import torch
 
 from wbc_client.dataset.cell_set import CellSet
 from wbc_client.features import predict
-from wbc_client.personal import HEAD_NAME, fit_head, keep_head, put_head
+from wbc_client.personal import HEAD_NAME, fit_personal_head, keep_head, put_head
 from wbc_common.errors import DataError
 from wbc_common.models import HEAD_KEYS, Network, build_model, model_arrays
 from wbc_common.study import StudyConfig, parse_study
@@ -35,7 +35,7 @@ def cells(num: int = 24) -> CellSet:
 
 def fitted() -> Network:
     model = build_model(plan().model, 5, seed=0)
-    fit_head(model, cells(), plan(), clinic="a", stains=None)
+    fit_personal_head(model, cells(), plan(), clinic="a", stains=None)
     return model
 
 

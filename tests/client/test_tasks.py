@@ -1,16 +1,20 @@
 """Who may be asked what: only the approved plan, and a held-out clinic neither trains nor sums."""
 
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from wbc_client import clinic
 from wbc_client.clinic import Clinic, open_clinic
 from wbc_client.tasks import perform
+from wbc_client.training import train_locally
 from wbc_common.errors import MessageError, PolicyError
 from wbc_common.models import build_model, model_arrays
-from wbc_common.wire import Arrays, ClassSums, Evaluation, Task, TaskKind
+from wbc_common.study import parse_study
+from wbc_common.wire import Arrays, ClassSums, Evaluation, Task, TaskKind, Update
 from wbc_server.run_folder import RunFolder
 
 
@@ -41,6 +45,31 @@ def test_no_more_draws_leave_than_the_plan_names(finished_run: RunFolder) -> Non
     reply = perform(west, Task("evaluate", west.study.hash, 1, model_of(west), split="all", replicates=10**6))
     assert isinstance(reply, Evaluation)
     assert len(reply.replicates) == west.study.evaluation.bootstrap_replicates
+
+
+def test_an_update_is_after_minus_before_with_what_it_was_made_of(finished_run: RunFolder) -> None:
+    east = clinic_of(finished_run, "east")
+    received, cells = model_of(east), east.cells.part("train")
+    update = perform(east, Task("train", east.study.hash, 1, received))
+    assert isinstance(update, Update)
+    model = east.model(received)
+    losses = train_locally(model, cells, east.study, clinic="east", round_number=1, sums=None)
+    for key, value in model_arrays(model).items():
+        np.testing.assert_array_equal(update.delta[key], value - received[key])
+    np.testing.assert_array_equal(update.class_counts, cells.class_counts())
+    assert (update.losses, update.num_cells, update.precision) == (losses, len(cells), east.precision)
+
+
+def test_under_privacy_no_loss_leaves_and_the_spent_budget_does(finished_run: RunFolder, tmp_path: Path) -> None:
+    east = clinic_of(finished_run, "east")
+    changed = {"privacy": {"mode": "dp-sgd"}, "loss": {"alignment_weight": 0.0}, "training": {"precision": "bf16"}}
+    study = parse_study({**east.study.model_dump(mode="json"), **changed}, "private")
+    private = replace(east, study=study, site=east.site.model_copy(update={"state_dir": tmp_path}))
+    update = perform(private, Task("train", study.hash, 1, model_of(private)))
+    assert isinstance(update, Update)
+    assert (update.losses, update.precision) == ({}, "fp32")
+    assert update.epsilon is not None
+    assert update.epsilon > 0
 
 
 def test_class_sums_are_shorter_than_their_counts_and_computed_once(finished_run: RunFolder) -> None:

@@ -205,17 +205,8 @@ def _records(matrix: Counts, metrics: Metrics) -> tuple[ClassRecord, ...]:
         bounds = wilson_interval(right, int(cells[place]))
         figure = Figure(value=_finite(recalls[place]), low=_finite(bounds.low), high=_finite(bounds.high))
         precision = right / int(predicted[place]) if predicted[place] else None
-        records.append(
-            ClassRecord.model_validate(
-                {
-                    "class": name,
-                    "support": int(cells[place]),
-                    "recall": figure,
-                    "f1": _finite(f1s[place]),
-                    "precision": precision,
-                }
-            )
-        )
+        values = {"class": name, "support": int(cells[place]), "recall": figure, "f1": _finite(f1s[place])}
+        records.append(ClassRecord.model_validate({**values, "precision": precision}))
     return tuple(records)
 
 
