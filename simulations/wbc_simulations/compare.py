@@ -42,11 +42,15 @@ def plan_comparison(
 
 def write_comparison(experiment: Experiment, cells: Sequence[Cell], output: Path) -> dict[str, Any]:
     """Figures of a finished comparison, also as comparison.json and comparison.md in its folder."""
-    scores = {(cell.method, cell.fold, cell.seed): cell_scores(cell.folder(output)) for cell in cells}
+    scores = {
+        (cell.method, clinic, cell.seed): found
+        for cell in cells
+        for clinic, found in cell_scores(cell.folder(output), cell.study.clinics.held_out).items()
+    }
     comparison = {
         "study": experiment.study["name"],
         "seeds": sorted({cell.seed for cell in cells}),
-        "folds": list(dict.fromkeys(cell.fold for cell in cells)),
+        "folds": list(dict.fromkeys(clinic for _, clinic, _ in scores)),
         "methods": _summarise(on_grid(experiment.compare, experiment.sweep), cells, scores),
     }
     write_atomically(output / "comparison.json", json.dumps(comparison, indent=1, allow_nan=False).encode())
@@ -63,7 +67,7 @@ def _summarise(
     comparison: Comparison, cells: Sequence[Cell], scores: dict[tuple[str, str, int], CellScores]
 ) -> dict[str, Any]:
     methods = list(dict.fromkeys(cell.method for cell in cells))
-    folds = list(dict.fromkeys(cell.fold for cell in cells))
+    folds = list(dict.fromkeys(clinic for _, clinic, _ in scores))
     seeds = sorted({cell.seed for cell in cells})
     replicates_each = min(len(next(iter(score.replicates.values()))) for score in scores.values())
     draws = draw_seeds(len(seeds), replicates_each, numpy_generator("compare", "seeds"))

@@ -33,8 +33,13 @@ class Method(Settings):
 
 
 class Comparison(Settings):
-    """What `compare` runs."""
+    """What `compare` runs.
 
+    Attributes:
+        hold_out: `each` clinic in turn, one a run, or the clinics whose role is held out, all in one run (`stated`).
+    """
+
+    hold_out: Literal["each", "stated"] = "each"
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     methods: tuple[Method, ...] = ()
 

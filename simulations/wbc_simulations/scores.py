@@ -1,12 +1,13 @@
 """From a finished run to the figures that a comparison pairs, and the table that shows them."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wbc_common.cells import registry
+from wbc_common.cells import BLASTS, Registry, registry
 from wbc_common.confusion import accuracy, balanced_accuracy, macro_f1, pooled_recall
 from wbc_server.draws import read_draws
 from wbc_server.run_folder import RunFolder
@@ -14,6 +15,7 @@ from wbc_server.run_folder import RunFolder
 FIGURES = {
     "macro_f1": "OOD macro-F1",
     "rare_recall": "rare-class recall",
+    "blast_recall": "blast recall",
     "balanced_accuracy": "balanced accuracy",
     "accuracy": "accuracy",
 }
@@ -21,34 +23,55 @@ FIGURES = {
 
 @dataclass(frozen=True)
 class CellScores:
-    """Figures of one run: means over its held-out clinics, and the same for each bootstrap replicate float64 [R]."""
+    """Figures of one run on one held-out clinic, and the same for each bootstrap replicate float64 [R]."""
 
     values: dict[str, float]
     replicates: dict[str, NDArray[np.float64]]
 
 
-def cell_scores(folder: RunFolder) -> CellScores:
-    """The figures of a finished run."""
+def cell_scores(folder: RunFolder, held_out: Sequence[str]) -> dict[str, CellScores]:
+    """Held-out clinic → the figures of a finished run.
+
+    A bound of several models measures each of them on the clinic (`wbc_simulations.bounds`): its figures are their mean.
+    """
     metrics = folder.read_metrics()
     draws = read_draws(folder)
     classes = registry(metrics["study"]["registry"])
-    rare = tuple(classes.index(name) for name in metrics["rare_classes"])
-    held_out = metrics["held_out"]
-    counts = {clinic: np.array(held_out[clinic]["confusion"]) for clinic in held_out}
+    groups = {"rare_recall": _places(metrics["rare_classes"], classes), "blast_recall": _places(BLASTS, classes)}
+    counts = {name: np.array(figures["confusion"]) for name, figures in metrics["held_out"].items()}
+    return {
+        clinic: _clinic_scores([(counts[name], draws[name]) for name in measured_as(clinic, counts)], groups)
+        for clinic in held_out
+    }
+
+
+def measured_as(clinic: str, names: Iterable[str]) -> list[str]:
+    """The names that a held-out clinic has in a run: its own, or "clinic-by-model" for each model of a bound."""
+    return [name for name in names if name == clinic or name.startswith(f"{clinic}-by-")]
+
+
+def _clinic_scores(
+    models: list[tuple[NDArray[np.int64], NDArray[np.int64]]], groups: Mapping[str, tuple[int, ...]]
+) -> CellScores:
     return CellScores(
-        values={name: float(_mean([_rate(name, counts[clinic], rare) for clinic in counts])) for name in FIGURES},
-        replicates={
-            name: _mean([_rate(name, draws[clinic], rare, counts[clinic]) for clinic in counts]) for name in FIGURES
-        },
+        values={name: float(_mean([_rate(name, counts, groups) for counts, _ in models])) for name in FIGURES},
+        replicates={name: _mean([_rate(name, draws, groups, counts) for counts, draws in models]) for name in FIGURES},
     )
 
 
+def _places(names: Sequence[str], classes: Registry) -> tuple[int, ...]:
+    return tuple(classes.index(name) for name in names if name in classes.classes)
+
+
 def _rate(
-    name: str, confusion: NDArray[np.int64], rare: tuple[int, ...], observed: NDArray[np.int64] | None = None
+    name: str,
+    confusion: NDArray[np.int64],
+    groups: Mapping[str, tuple[int, ...]],
+    observed: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
     """A figure of counts [C, C], or of bootstrap draws [R, C, C] from the `observed` counts."""
-    if name == "rare_recall":
-        return pooled_recall(confusion, rare)
+    if name in groups:
+        return pooled_recall(confusion, groups[name])
     if name == "accuracy":
         return accuracy(confusion)
     rates = {"macro_f1": macro_f1, "balanced_accuracy": balanced_accuracy}
@@ -56,7 +79,7 @@ def _rate(
 
 
 def _mean(rates: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Mean over clinics, the first axis, of those where the rate is defined; NaN where it is nowhere."""
+    """Mean over models, the first axis, of those where the rate is defined; NaN where it is nowhere."""
     table = np.stack(rates)
     defined = np.isfinite(table)
     total = np.asarray(np.where(defined, table, 0.0).sum(axis=0))
@@ -67,18 +90,24 @@ def _mean(rates: list[NDArray[np.float64]]) -> NDArray[np.float64]:
 
 def paired_table(comparison: dict[str, Any]) -> str:
     """Markdown: a row a method, in points (0–100) with 95 % intervals; Δ is the paired difference to its baseline."""
+    shown = [name for name in FIGURES if _is_defined(name, comparison)]
     head = ["method"]
-    for title in FIGURES.values():
-        head += [title, "Δ"]
+    for name in shown:
+        head += [FIGURES[name], "Δ"]
     lines = [_row([*head, "Δ is to"]), _row(["---", *["---:"] * (len(head) - 1), "---"])]
     for name, summary in comparison["methods"].items():
         own_baseline = summary["baseline"] == name
         cells = [name]
-        for figure in FIGURES:
+        for figure in shown:
             values = summary["figures"][figure]
             cells += [_points(values["mean"]), "–" if own_baseline else _points(values["difference"], sign=True)]
         lines.append(_row([*cells, "–" if own_baseline else summary["baseline"]]))
     return "\n".join([*lines, "", *_fold_lines(comparison)]) + "\n"
+
+
+def _is_defined(figure: str, comparison: dict[str, Any]) -> bool:
+    """Whether any method has it: five classes know no blast."""
+    return any(summary["figures"][figure]["mean"]["value"] is not None for summary in comparison["methods"].values())
 
 
 def _fold_lines(comparison: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A sweep: every fold (one clinic held out) × seed × method, and each method at each point of a grid.
+"""A sweep: every fold (one clinic held out, or all that are stated) × seed × method, each method on a grid of settings.
 
 Each cell of a sweep is an ordinary run folder, so that an interrupted sweep goes on where it stopped, a finished cell
 is never run again, and every figure can be looked into. Beside the run, `cell.json` keeps how long it took, or why it
@@ -22,12 +22,17 @@ from wbc_simulations.running import EXPERIMENT_FILE, continue_run
 State = Literal["finished", "failed", "begun", "left"]
 STATES: tuple[State, ...] = ("finished", "failed", "begun", "left")
 RECORD_FILE = "cell.json"
+STATED_FOLD = "stated"
 _SLUG = str.maketrans({" ": "-", "+": "and", "/": "-", ",": None})
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a sweep."""
+    """One run of a sweep.
+
+    Attributes:
+        fold: the clinic that is held out, or STATED_FOLD where the file says which are.
+    """
 
     fold: str
     method: str
@@ -40,7 +45,7 @@ class Cell:
         return RunFolder(output / self.fold / self.method.translate(_SLUG) / f"seed-{self.seed}")
 
     def __str__(self) -> str:
-        return f"{self.fold} held out, {self.method}, seed {self.seed}"
+        return f"{', '.join(self.study.clinics.held_out)} held out, {self.method}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -80,13 +85,17 @@ def plan_cells(experiment: Experiment, filters: Filters, changes: dict[str, Any]
     twice = [method.name for method in methods if slugs[method.name.translate(_SLUG)] > 1]
     if twice:
         raise SettingError(f"these methods would share a folder: {'; '.join(twice)}", remedy="name one otherwise")
-    folds = tuple(filters.folds) or all_clinics(with_changes(experiment, changes)[0])
+    folds = tuple(filters.folds) or _folds(with_changes(experiment, changes)[0])
     return [
         _cell(experiment, fold, method, seed, changes)
         for seed in _seeds(experiment, filters.seeds)
         for fold in folds
         for method in methods
     ]
+
+
+def _folds(experiment: Experiment) -> tuple[str, ...]:
+    return (STATED_FOLD,) if experiment.compare.hold_out == "stated" else all_clinics(experiment)
 
 
 def _methods(experiment: Experiment, wanted: Sequence[str]) -> list[Method]:
@@ -114,7 +123,13 @@ def _seeds(experiment: Experiment, wanted: Sequence[int]) -> tuple[int, ...]:
 
 def _cell(experiment: Experiment, fold: str, method: Method, seed: int, changes: dict[str, Any]) -> Cell:
     variant, settings = with_changes(with_method(experiment, method), {**method.changes, **changes})
-    study = plan_study(variant, held_out=(fold,), changes={"seed": seed, **settings})
+    held_out = () if fold == STATED_FOLD else (fold,)
+    study = plan_study(variant, held_out=held_out, changes={"seed": seed, **settings})
+    if not study.clinics.held_out:
+        raise SettingError(
+            "compare.hold_out = 'stated', and no clinic is held out",
+            remedy='give a clinic role = "held-out", or leave hold_out out, which holds out each in turn',
+        )
     return Cell(fold, method.name, seed, variant, study)
 
 
