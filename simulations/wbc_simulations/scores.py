@@ -32,7 +32,7 @@ class CellScores:
 def cell_scores(folder: RunFolder, held_out: Sequence[str]) -> dict[str, CellScores]:
     """Held-out clinic → the figures of a finished run.
 
-    A bound of several models measures each of them on the clinic (`wbc_simulations.bounds`): its figures are their mean.
+    A bound of several models (`wbc_simulations.bounds`) measures each of them on the clinic: figures are their mean.
     """
     metrics = folder.read_metrics()
     draws = read_draws(folder)

@@ -39,7 +39,9 @@ def compared(
     experiment = experiment or an_experiment()
     cells = cells_of(experiment)
     by_folder = {cell.folder(folder).path: cell for cell in cells}
-    monkeypatch.setattr(compare, "cell_scores", lambda run: scores(by_folder[run.path]))
+    monkeypatch.setattr(
+        compare, "cell_scores", lambda run, held_out: dict.fromkeys(held_out, scores(by_folder[run.path]))
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return write_comparison(experiment, cells, folder)
@@ -84,7 +86,7 @@ def test_with_one_seed_and_one_fold_the_interval_is_that_of_the_runs_own_draws(
     draws = np.arange(201) / 200
     experiment = an_experiment(seeds=(4,))
     cells = cells_of(experiment, folds=["west"])
-    monkeypatch.setattr(compare, "cell_scores", lambda run: made_of(0.5, draws))
+    monkeypatch.setattr(compare, "cell_scores", lambda run, held_out: dict.fromkeys(held_out, made_of(0.5, draws)))
     methods = write_comparison(experiment, cells, tmp_path)["methods"]
     mean = methods["full"]["figures"]["accuracy"]["mean"]
     assert mean == pytest.approx({"value": 0.5, "low": 0.025, "high": 0.975})
