@@ -105,7 +105,11 @@ def compare(
     ] = Path("runs/compare"),
     seeds: Annotated[int | None, typer.Option(min=1, help="how many of the file's seeds")] = None,
     folds: Annotated[list[str] | None, typer.Option("--fold", help="only this held-out clinic")] = None,
+    methods: Annotated[list[str] | None, typer.Option("--method", help="only this method, and its baseline")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="runs at a time")] = 2,
+    page: Annotated[
+        Path | None, typer.Option("--write", help="a page of results (.md) to put the tables and a picture into")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
 ) -> None:
     """Leave one clinic out, for every method and seed, and print the table with paired differences."""
@@ -113,14 +117,20 @@ def compare(
 
     from wbc_simulations.compare import comparison_tables, plan_comparison, write_comparison
     from wbc_simulations.experiment import DEFAULT_EXPERIMENT, read_experiment
+    from wbc_simulations.results_page import write_into_page
     from wbc_simulations.sweep import refuse_failures
     from wbc_simulations.sweep_display import run_sweep
 
     experiment = read_experiment(study or DEFAULT_EXPERIMENT, data)
-    cells = plan_comparison(experiment, seeds=seeds, folds=folds or (), changes=parse_changes(changes))
+    cells = plan_comparison(
+        experiment, seeds=seeds, folds=folds or (), methods=methods or (), changes=parse_changes(changes)
+    )
     run_sweep(cells, output, jobs=jobs, console=Console(stderr=True))
     refuse_failures(cells, output)
     comparison = write_comparison(experiment, cells, output)
+    if page is not None:
+        picture = write_into_page(comparison, page)
+        typer.echo(f"written into {page}, with {picture}", err=True)
     typer.echo(json.dumps(comparison) if as_json else comparison_tables(comparison))
 
 

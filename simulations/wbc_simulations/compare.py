@@ -25,19 +25,28 @@ from wbc_simulations.sweep import Cell, Filters, plan_cells
 
 
 def plan_comparison(
-    experiment: Experiment, *, seeds: int | None, folds: Sequence[str], changes: dict[str, Any]
+    experiment: Experiment,
+    *,
+    seeds: int | None,
+    folds: Sequence[str],
+    changes: dict[str, Any],
+    methods: Sequence[str] = (),
 ) -> list[Cell]:
     """Every run of a comparison.
 
     Args:
         seeds: how many of the experiment's seeds; None takes all.
+        methods: only these and their baselines; empty takes all.
 
     Raises:
         SettingError: the file compares nothing, or a fold is no clinic.
     """
     if not experiment.compare.methods and not experiment.sweep.grid:
         raise SettingError("this experiment names no method to compare", remedy="add [[compare.methods]] to its file")
-    return plan_cells(experiment, Filters(folds=folds, seeds=experiment.compare.seeds[:seeds]), changes)
+    known = {method.name for method in experiment.compare.methods}
+    baselines = [experiment.compare.baseline_of(name) for name in methods if name in known]
+    filters = Filters(folds, experiment.compare.seeds[:seeds], tuple(dict.fromkeys([*baselines, *methods])))
+    return plan_cells(experiment, filters, changes)
 
 
 def write_comparison(experiment: Experiment, cells: Sequence[Cell], output: Path) -> dict[str, Any]:

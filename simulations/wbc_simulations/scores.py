@@ -88,9 +88,15 @@ def _mean(rates: list[NDArray[np.float64]]) -> NDArray[np.float64]:
     return mean
 
 
+def defined_figures(comparison: dict[str, Any]) -> list[str]:
+    """The figures that some method has: five classes know no blast."""
+    methods = comparison["methods"].values()
+    return [name for name in FIGURES if any(one["figures"][name]["mean"]["value"] is not None for one in methods)]
+
+
 def paired_table(comparison: dict[str, Any]) -> str:
     """Markdown: a row a method, in points (0–100) with 95 % intervals; Δ is the paired difference to its baseline."""
-    shown = [name for name in FIGURES if _is_defined(name, comparison)]
+    shown = defined_figures(comparison)
     head = ["method"]
     for name in shown:
         head += [FIGURES[name], "Δ"]
@@ -103,11 +109,6 @@ def paired_table(comparison: dict[str, Any]) -> str:
             cells += [_points(values["mean"]), "–" if own_baseline else _points(values["difference"], sign=True)]
         lines.append(_row([*cells, "–" if own_baseline else summary["baseline"]]))
     return "\n".join([*lines, "", *_fold_lines(comparison)]) + "\n"
-
-
-def _is_defined(figure: str, comparison: dict[str, Any]) -> bool:
-    """Whether any method has it: five classes know no blast."""
-    return any(summary["figures"][figure]["mean"]["value"] is not None for summary in comparison["methods"].values())
 
 
 def _fold_lines(comparison: dict[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ import pytest
 
 from studies import tiny_experiment
 from wbc_common.errors import SettingError, WbcError
-from wbc_simulations.experiment import Comparison, Experiment, Method, Sweep
+from wbc_simulations.experiment import Comparison, Experiment, Method, Sweep, plan_study
 from wbc_simulations.running import start_run
 from wbc_simulations.sweep import Cell, Filters, Record, plan_cells, refuse_failures, state_of
 from wbc_simulations.sweep_display import Clock, status, status_text
@@ -173,3 +173,12 @@ def test_time_left_is_what_each_methods_cells_took_shared_by_the_workers() -> No
 def test_time_left_is_known_from_earlier_sweeps() -> None:
     cells = cells_of(an_experiment(), seeds=[0], folds=["west", "east"], methods=["full"])
     assert Clock(cells, {"full": [20.0, 40.0]}, jobs=2).seconds_left(now=0) == pytest.approx(30)
+
+
+def test_the_stated_clinics_can_be_held_out_together_in_one_run() -> None:
+    experiment = tiny_experiment()
+    stated = experiment.model_copy(update={"compare": Comparison(hold_out="stated", seeds=(0, 1))})
+    cells = plan_cells(stated, Filters(), {})
+    roles = plan_study(experiment).clinics
+    assert [(cell.fold, cell.seed) for cell in cells] == [("stated", 0), ("stated", 1)]
+    assert {cell.study.clinics for cell in cells} == {roles}

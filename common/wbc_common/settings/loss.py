@@ -14,13 +14,13 @@ class LossSettings(Settings):
     """The domain-aware loss L1 + w2·L2 + w3·L3 + (μ/2)·‖θ − θ_t‖²; a weight of 0 switches a term off."""
 
     classification: Classification = "logit-adjusted"
-    tau: float = Field(1.0, ge=0, le=10, description="strength of the prior's correction")
+    tau: float = Field(0.5, ge=0, le=10, description="strength of the prior's correction")
     kappa: float = Field(1.0, gt=0, le=1000, description="pseudo-cells that smooth the prior")
     focal_gamma: float = Field(2.0, ge=0, le=10, description="γ of focal; 0 is cross-entropy")
     balance_beta: float = Field(0.999, ge=0, lt=1, description="β of class-balanced; 0 is cross-entropy")
     ldam_margin: float = Field(0.5, gt=0, le=10, description="margin of the rarest class, in logits")
     ldam_scale: float = Field(1.0, gt=0, le=100, description="s, multiplies the logits after the margin")
-    fedlc_tau: float = Field(1.0, ge=0, le=10, description="τ of FedLC's margins τ·n^(−1/4)")
+    fedlc_tau: float = Field(0.5, ge=0, le=10, description="τ of FedLC's margins τ·n^(−1/4)")
     alignment: Literal["leave-self-out", "boda-paper"] = "leave-self-out"
     alignment_weight: float = Field(0.1, ge=0, le=10, description="w2")
     alignment_warmup: float = Field(0.15, ge=0, le=1, description="share of the rounds before L2 starts")

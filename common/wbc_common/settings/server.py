@@ -19,7 +19,7 @@ class AggregationSettings(Settings):
 
     rule: Literal["class-count-aware", "fedavg", "uniform"] = "class-count-aware"
     alpha: float = Field(0.5, ge=0, le=1, description="how much a rare class lifts the clinics that hold it")
-    head_smoothing: float = Field(0.5, ge=0, description="λ: pulls a head row's weights towards FedAvg's")
+    head_smoothing: float = Field(0.0, ge=0, description="λ: pulls a head row's weights towards FedAvg's")
     step_size: float = Field(1.0, gt=0, le=10, description="η")
     max_share: float = Field(1.0, gt=0, le=1, description="cap on one clinic's share of any weight")
     max_update_norm: float = Field(1e4, gt=0, description="an update with a larger L2 norm is refused")
