@@ -20,7 +20,7 @@ class LossSettings(Settings):
     balance_beta: float = Field(0.999, ge=0, lt=1, description="β of class-balanced; 0 is cross-entropy")
     ldam_margin: float = Field(0.5, gt=0, le=10, description="margin of the rarest class, in logits")
     ldam_scale: float = Field(1.0, gt=0, le=100, description="s, multiplies the logits after the margin")
-    fedlc_tau: float = Field(0.5, ge=0, le=10, description="τ of FedLC's margins τ·n^(−1/4)")
+    fedlc_tau: float = Field(1.0, ge=0, le=10, description="τ of FedLC's margins τ·n^(−1/4)")
     alignment: Literal["leave-self-out", "boda-paper"] = "leave-self-out"
     alignment_weight: float = Field(0.1, ge=0, le=10, description="w2")
     alignment_warmup: float = Field(0.15, ge=0, le=1, description="share of the rounds before L2 starts")
