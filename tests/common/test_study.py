@@ -69,7 +69,7 @@ def test_the_plan_and_its_hash_survive_toml_and_json(tmp_path: Path) -> None:
 
 
 def test_a_default_written_out_or_a_whole_number_for_a_float_is_the_same_plan() -> None:
-    assert study(rounds=10, loss={"tau": 1}).hash == study().hash
+    assert study(rounds=10, loss={"kappa": 1}).hash == study().hash
 
 
 def _leaves(model: type[BaseModel], path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
