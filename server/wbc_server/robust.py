@@ -14,7 +14,8 @@ from flwr.serverapp.strategy.fedtrimmedavg import trim_mean
 from numpy.typing import NDArray
 
 from wbc_common.study import AggregationSettings
-from wbc_server.aggregation import Float64s, WeightedSum
+from wbc_server.aggregation import Float64s
+from wbc_server.weighted_sum import WeightedSum
 
 
 class Aggregate(Protocol):

@@ -30,8 +30,11 @@ OURS = {
     "in process, bf16": ("bf16", "in-process"),
     "Flower on Ray, fp32": ("fp32", "ray"),
 }
-# Other frameworks, taken where they are installed: package and script.
-OTHERS = {"pfl-research, 2 threads": ("pfl", "with_pfl.py")}
+# Other frameworks, taken where they are installed: package, script and threads a process.
+OTHERS = {
+    "pfl-research, 2 threads": ("pfl", "with_pfl.py", 2),
+    "NVIDIA FLARE, two clinics at a time": ("nvflare", "with_nvflare.py", 1),
+}
 _TOLERANCE = 0.05
 
 
@@ -74,7 +77,7 @@ def prepare(folder: Path, rounds: int) -> Path:
 
 def installed() -> list[str]:
     """The other frameworks that can be imported here; names the rest."""
-    found = [way for way, (package, _) in OTHERS.items() if importlib.util.find_spec(package)]
+    found = [way for way, (package, _, _) in OTHERS.items() if importlib.util.find_spec(package)]
     for way in OTHERS.keys() - set(found):
         print(f"{way}: left out, the package {OTHERS[way][0]} is not installed", file=sys.stderr)
     return found
@@ -82,10 +85,13 @@ def installed() -> list[str]:
 
 def run_script(way: str, clinics: Path) -> Measured:
     """A plain loop, or another framework."""
-    script, *options = ("reference_job.py", FLOORS[way]) if way in FLOORS else (OTHERS[way][1],)
-    command = [sys.executable, str(Path(__file__).with_name(script)), str(clinics), *options]
-    done = watch(command, {**os.environ, "OMP_NUM_THREADS": "2"})
-    values = json.loads(done.output)
+    script, threads = ("reference_job.py", 2) if way in FLOORS else OTHERS[way][1:]
+    options = [FLOORS[way]] if way in FLOORS else []
+    here = Path(__file__).parent
+    path = os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(here)])  # FLARE's processes import our scripts
+    command = [sys.executable, str(here / script), str(clinics), *options]
+    done = watch(command, {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path})
+    values = json.loads(done.output.splitlines()[-1])
     return Measured(sum(values["seconds"]), done.seconds, values["loss"], done.largest_mb, done.together_mb)
 
 

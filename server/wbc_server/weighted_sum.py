@@ -1,0 +1,156 @@
+"""The sums of class-count-aware FedAvg (docs/method.md §2) over a round's updates, as they come.
+
+Sums are float64. They depend on the order of adding by rounding alone: the caller adds in sorted clinic order, which
+makes a study's bits reproducible. A float64 sum is twice as long as an update, and to read and write it for every
+update takes longer than to read the update: so a few updates wait and share one pass.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wbc_common.models import is_head
+from wbc_server.pieces import PIECE, Piece, sweep
+
+Float64s = NDArray[np.float64]
+
+_MOST_WAITING = 5
+
+
+@dataclass(frozen=True)
+class _Scaled:
+    """Arrays of an update with one axis, and the weight that they are to be added with."""
+
+    flat: Mapping[str, np.ndarray]
+    weight: float
+
+
+class WeightedSum:
+    """Σ_k u_k·Δθ_k, Σ_k v_{k,c}·ΔW_{k,c} and the sums of their weights, one update at a time.
+
+    Holds one float64 model, one piece in float64 for each thread, and up to five updates as they came, not copied.
+    Integer buffers are not summed. Updates have passed `wbc_server.gate`. Each element is converted, multiplied and
+    added by itself in the order of the calls: the bits are those of `sum += weight * value.astype(float64)`, whatever
+    the pieces, the threads and how many wait.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Float64s] = {}
+        self._backbone_weight = 0.0
+        self._head_weight: Float64s = np.zeros(())  # [C] from the first update on
+        self._scratch: dict[int, Float64s] = {}  # by thread, float64 [PIECE]
+        self._waiting: list[_Scaled] = []
+
+    def add(self, delta: Mapping[str, np.ndarray], backbone_weight: float, head_weight: Float64s) -> None:
+        """Add one clinic's update.
+
+        Args:
+            delta: change of each array by its name, float32; must not be written to before `mean`.
+            backbone_weight: u_k.
+            head_weight: v_{k,c}, float64 [C].
+        """
+        floats = {key: value for key, value in delta.items() if value.dtype.kind == "f"}
+        for key in filter(is_head, floats):
+            _add_rows(self._sum(key, floats[key]), floats[key], head_weight)
+        backbone = {key: value for key, value in floats.items() if not is_head(key)}
+        for key, value in backbone.items():
+            self._sum(key, value)
+        self._waiting.append(_Scaled({key: value.reshape(-1) for key, value in backbone.items()}, backbone_weight))
+        if len(self._waiting) == _MOST_WAITING:
+            self._add_waiting()
+        self._add_weights(backbone_weight, head_weight)
+
+    def merge(self, other: "WeightedSum") -> None:
+        """Add another sum, over other clinics."""
+        self._add_waiting()
+        other._add_waiting()
+        for key, value in other._sums.items():
+            self._sum(key, value)[...] += value
+        self._add_weights(other._backbone_weight, other._head_weight)
+
+    def mean(self) -> Mapping[str, Float64s]:
+        """The weighted mean change, float64; 0 where the weights sum to 0, and empty when nothing was added.
+
+        Each array is divided as it is looked up, so that no second float64 model arises.
+        """
+        self._add_waiting()
+        return _Mean(self._sums, self._weight_of)
+
+    def _weight_of(self, key: str) -> Float64s | np.float64:
+        return self._head_weight if is_head(key) else np.float64(self._backbone_weight)
+
+    def _add_waiting(self) -> None:
+        """Add the backbones that wait, piece by piece on all threads."""
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return
+        totals = {key: self._sums[key].reshape(-1) for update in waiting for key in update.flat}
+
+        def add_pieces(thread: int, pieces: Sequence[Piece]) -> None:
+            if thread not in self._scratch:
+                self._scratch[thread] = np.empty(PIECE)
+            scratch = self._scratch[thread]
+            for piece in pieces:
+                total = totals[piece.key][piece.part]
+                for update in waiting:
+                    if piece.key in update.flat:
+                        _add_scaled(total, update.flat[piece.key][piece.part], update.weight, scratch)
+
+        sweep(totals, add_pieces)
+
+    def _add_weights(self, backbone_weight: float, head_weight: Float64s) -> None:
+        self._backbone_weight += float(backbone_weight)
+        self._head_weight = self._head_weight + head_weight
+
+    def _sum(self, key: str, value: np.ndarray) -> Float64s:
+        """The sum under `key`, zeros at first. A shape that differs would broadcast, so it is our bug."""
+        if key not in self._sums:
+            self._sums[key] = np.zeros(value.shape)
+        assert self._sums[key].shape == value.shape, f"{key}: {value.shape} added to {self._sums[key].shape}"
+        return self._sums[key]
+
+
+class _Mean(Mapping[str, Float64s]):
+    """Sums over their weights, array by array."""
+
+    def __init__(self, sums: Mapping[str, Float64s], weight_of: Callable[[str], Float64s | np.float64]) -> None:
+        self._sums = sums
+        self._weight_of = weight_of
+
+    def __getitem__(self, key: str) -> Float64s:
+        return _ratio(self._sums[key], self._weight_of(key))
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._sums
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sums)
+
+    def __len__(self) -> int:
+        return len(self._sums)
+
+
+def _add_rows(total: Float64s, value: np.ndarray, weight: Float64s) -> None:
+    """total[c] += weight[c]·value[c] in float64, in place, for arrays of C rows."""
+    assert len(weight) == len(value), f"{len(weight)} row weights for {len(value)} rows"
+    for row, row_weight in enumerate(weight):
+        total[row] += np.multiply(value[row], row_weight, dtype=np.float64)
+
+
+def _add_scaled(total: Float64s, value: np.ndarray, weight: float, scratch: Float64s) -> None:
+    """total += weight·value in float64, in place, through a buffer that is at least as long."""
+    scaled = scratch[: len(value)]
+    np.copyto(scaled, value)
+    np.multiply(scaled, weight, out=scaled)
+    np.add(total, scaled, out=total)
+
+
+def _ratio(total: Float64s, weight: Float64s | np.float64) -> Float64s:
+    """total/weight, 0 where the weight is 0; a weight [C] divides the rows."""
+    if np.ndim(weight) == 0:
+        return np.asarray(total / weight) if weight > 0 else np.zeros_like(total)
+    divisor = np.reshape(weight, (-1,) + (1,) * (total.ndim - 1))  # [C, 1]
+    mean: Float64s = np.divide(total, divisor, out=np.zeros_like(total), where=divisor > 0)
+    return mean
