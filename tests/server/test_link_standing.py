@@ -1,4 +1,4 @@
-"""Whether a coordinator runs, for a service manager: by its lock and its gateway's answer, not by what it wrote once."""
+"""Whether a coordinator runs, for a service manager: by its lock and its gateway's answer, not by what it wrote."""
 
 import json
 from pathlib import Path
