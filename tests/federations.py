@@ -4,10 +4,13 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from wbc_common.study import StudyConfig
 from wbc_simulations.experiment import PhantomClinic
@@ -109,6 +112,11 @@ def kill(process: "subprocess.Popen[bytes]", what: str) -> bool:
         with suppress(ProcessLookupError):
             os.kill(number, signal.SIGKILL)
     return bool(victims)
+
+
+def same_bits(one: Mapping[str, NDArray[Any]], other: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether two models have the same arrays, to the bit."""
+    return one.keys() == other.keys() and all(one[key].tobytes() == other[key].tobytes() for key in one)
 
 
 def same_study_in_process(federation: Federation, folder: Path) -> Path:

@@ -115,17 +115,34 @@ def approve(
 @app.command()
 def start(clinic: ClinicFile) -> None:
     """Train or evaluate when asked, until stopped. Needs an approved plan and one outbound HTTPS connection."""
+    from wbc_client.node.health import only_node
     from wbc_client.node.serving import prepare
     from wbc_client.site import read_site
 
     logging.getLogger().setLevel(logging.INFO)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     interrupt_on_signals()
-    node = prepare(clinic, read_site(clinic))
-    try:
-        node.work()
-    finally:
-        node.end()
+    site = read_site(clinic)
+    with only_node(site):
+        node = prepare(clinic, site)
+        try:
+            node.work()
+        finally:
+            node.end()
+
+
+@app.command()
+def status(clinic: ClinicFile, as_json: Json = False) -> None:
+    """How this clinic's node is: up, registered, approved, training. Exit code 0 only if it serves the study."""
+    from wbc_client.node.health import read_health
+    from wbc_client.site import read_site
+
+    site = read_site(clinic)
+    health = read_health(site)
+    found = {"clinic": site.clinic, "state": health.state, "since": health.since, "ok": health.error is None}
+    typer.echo(json.dumps(found) if as_json else f"clinic {site.clinic}: {health.state}")
+    if health.error is not None:
+        raise health.error
 
 
 @app.command()

@@ -147,9 +147,12 @@ def renew(folder: Folder) -> None:
 
 
 @app.command()
-def start(folder: Folder) -> None:
+def start(
+    folder: Folder,
+    or_resume: Annotated[bool, typer.Option("--or-resume", help="go on if it has begun; for a service")] = False,
+) -> None:
     """Wait for the clinics of the plan, run the study to its report, end."""
-    _serve(folder, resume=False)
+    _serve(folder, resume=None if or_resume else False)
 
 
 @app.command()
@@ -159,13 +162,19 @@ def resume(folder: Folder) -> None:
 
 
 @app.command()
-def status(folder: Folder, as_json: Json = False) -> None:
+def status(
+    folder: Folder,
+    health: Annotated[bool, typer.Option("--health", help="fail unless it runs and its gateway answers")] = False,
+    as_json: Json = False,
+) -> None:
     """What runs, how far the study is, which clinics were missing."""
     from wbc_server.link.folder import StudyFolder
-    from wbc_server.link.standing import standing
+    from wbc_server.link.standing import check_runs, standing
 
     found = standing(StudyFolder(folder))
     _tell(as_json, found, "\n".join(f"{name.replace('_', ' ')}: {_plain(value)}" for name, value in found.items()))
+    if health:
+        check_runs(StudyFolder(folder))
 
 
 @app.command()
@@ -190,7 +199,7 @@ def demo(
     raise typer.Exit(done.returncode)
 
 
-def _serve(path: Path, *, resume: bool) -> None:
+def _serve(path: Path, *, resume: bool | None) -> None:
     from wbc_common.errors import SettingError
     from wbc_server.link.folder import StudyFolder
     from wbc_server.link.starting import check_certificates, lay_out_run, only_one, prepare
@@ -202,7 +211,7 @@ def _serve(path: Path, *, resume: bool) -> None:
     if folder.run.is_finished:
         typer.echo(f"this study is finished; its report: {folder.run.report}")
         return
-    if resume != folder.run.study_file.exists():
+    if resume is not None and resume != folder.run.study_file.exists():
         word = "start" if resume else "resume"
         raise SettingError(
             "this study has not begun" if resume else "this study has begun", remedy=f"use: wbc-server {word} {path}"

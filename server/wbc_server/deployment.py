@@ -17,6 +17,7 @@ from typing import IO
 
 from wbc_common.errors import WbcError
 from wbc_common.files import write_atomically
+from wbc_common.locks import is_held
 from wbc_server.bell import Bell
 from wbc_server.run_folder import RUN_VARIABLE, RunFolder
 
@@ -107,18 +108,6 @@ def _take(lock: IO[str]) -> None:
 def is_locked(run: RunFolder) -> bool:
     """Whether a ServerApp writes this run now."""
     return is_held(run.path / _LOCK)
-
-
-def is_held(path: Path) -> bool:
-    """Whether a process holds the lock of that file; the lock of a process that died is free."""
-    if not path.exists():
-        return False
-    with path.open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def read_failure(run: RunFolder) -> dict[str, object] | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from safetensors.numpy import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from federations import CLINICS, Running, kill, running, same_study_in_process, tiny_plan, wait_for
+from federations import CLINICS, Running, kill, running, same_bits, same_study_in_process, tiny_plan, wait_for
 
 COORDINATOR = ("flwr-serverapp", "flower-superlink", "flower-superexec", "link.gateway")
 CLINIC = ("node.trainer", "node.starter", "flower-superexec")
@@ -43,7 +43,7 @@ def main() -> None:
             print(f"{killed} processes killed, {given.rounds} rounds in {time.monotonic() - began:.0f} s")
             federated = load_file(found.federation.coordinator / "run" / "model.safetensors")
         alone = load_file(same_study_in_process(found.federation, Path(place) / "alone"))
-    same = federated.keys() == alone.keys() and all(federated[key].tobytes() == alone[key].tobytes() for key in alone)
+    same = same_bits(federated, alone)
     print(f"final model is {'the same to the bit' if same else 'NOT the same'} as without kills")
     raise SystemExit(not same)
 

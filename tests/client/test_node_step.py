@@ -3,6 +3,8 @@
 import inspect
 from pathlib import Path
 
+import pytest
+
 from wbc_client.node.step import OUT_OF_STEP, StepWatch
 
 LOST = "INFO :      Run ID 7 is not in `RUNNING` status. Ignoring message abc.\n"
@@ -43,10 +45,20 @@ def test_a_reply_that_came_too_late_for_its_run_leaves_the_node_in_step(tmp_path
     assert StepWatch(log).in_step()
 
 
+@pytest.mark.parametrize(
+    "line", ["ERROR :     SSL/TLS handshake error detected.\n", "ERROR :     Failed to send message abc: [SSL] EOF\n"]
+)
+def test_a_connection_that_was_taken_and_dropped_leaves_a_node_that_must_start_again(tmp_path: Path, line: str) -> None:
+    log = tmp_path / "log"
+    log.write_text(line)
+    assert not StepWatch(log).in_step()
+
+
 def test_flowers_supernode_says_it_in_these_words() -> None:
+    from flwr.supercore.retry import http_retry
     from flwr.supernode import start_client_internal
 
-    source = inspect.getsource(start_client_internal)
+    source = inspect.getsource(start_client_internal) + inspect.getsource(http_retry)
     assert '"Run ID %s is not in `RUNNING` status. Ignoring message %s."' in source
     assert '"Failed to receive message %s: %s"' in source
     assert all(words in source for words in OUT_OF_STEP)

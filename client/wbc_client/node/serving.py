@@ -5,7 +5,6 @@ message) and the starter that forks it, with the bundle check in front. Whether 
 coordinator with its key, not by exit codes: a SuperNode that was refused leaves with code 0.
 """
 
-import json
 import logging
 import os
 import secrets
@@ -17,24 +16,23 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from wbc_client.node import guard, starter, trainer
 from wbc_client.node.approval import check_approved
 from wbc_client.node.connection import say_hello
 from wbc_client.node.guard import write_launcher
+from wbc_client.node.health import State, StateFile, state_path
 from wbc_client.node.step import StepWatch
 from wbc_client.node.trainer import BUSY_NAME, private_socket
 from wbc_client.site import Site
 from wbc_common.bundle import Bundle, build_bundle
 from wbc_common.errors import ConnectionFailure, WbcError
-from wbc_common.files import write_atomically, write_secret
+from wbc_common.files import write_secret
 from wbc_common.keys import read_private_key
 from wbc_common.processes import Command, KeptProcess, flower_command, flower_environment
 
 log = logging.getLogger(__name__)
 
-State = Literal["up", "registered", "approved", "training"]
 _LOOK_SECONDS = 0.5
 _ASK_SECONDS, _ASK_SECONDS_WHILE_REFUSED = 30.0, 3.0
 
@@ -46,7 +44,7 @@ class Node:
     site: Site
     kept: list[KeptProcess]
     socket: Path
-    state: State | None = None
+    state: StateFile
     _asked_at: float = -_ASK_SECONDS
     _registered: bool = False
     _told: str = ""
@@ -73,14 +71,12 @@ class Node:
         for process in reversed(self.kept):
             process.end()
         shutil.rmtree(self.socket.parent, ignore_errors=True)
-        (self.site.state_dir / "node.json").unlink(missing_ok=True)
+        self.state.path.unlink(missing_ok=True)
 
     def _note_state(self) -> None:
         state = self._look_at_state()
-        if state != self.state:
+        if self.state.note(state):
             log.info("clinic %s: %s", self.site.clinic, state)
-            self.state = state
-            write_atomically(self.site.state_dir / "node.json", json.dumps({"state": state}).encode())
 
     def _look_at_state(self) -> State:
         if not self.is_registered:
@@ -129,7 +125,7 @@ def prepare(clinic_file: Path, site: Site) -> Node:
         },
     )
     environment["PATH"] = f"{write_launcher(folder / 'bin')}:{environment['PATH']}"
-    node = Node(site, [], socket_path)
+    node = Node(site, [], socket_path, StateFile(state_path(site)))
     supernode = _supernode(site, port, secret, environment, folder)
     node.kept += [
         KeptProcess(_trainer(clinic_file, socket_path, environment, folder)),

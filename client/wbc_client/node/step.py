@@ -2,14 +2,21 @@
 
 Flower 1.41's SuperNode starts a ClientApp before it has all of a message. If the run ends, or the line breaks, in that
 moment, it forgets the message but not the reply: from then on each reply waits for the next message to push it out, and
-the coordinator waits for a reply that lies at the clinic. Only a new SuperNode process is in step again. It says so in
-its log, so that is where the node looks; a contract test compares the words with Flower's.
+the coordinator waits for a reply that lies at the clinic. And where a proxy takes a connection and drops it, TLS fails,
+which a SuperNode does not try again: it throws its reply away, or its heartbeats stop for ever while it seems to run.
+Only a new SuperNode process is in step again. It says so in its log, so that is where the node looks; a contract test
+compares the words with Flower's.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
-OUT_OF_STEP = ("status. Ignoring message", "Failed to receive message")
+OUT_OF_STEP = (
+    "status. Ignoring message",
+    "Failed to receive message",
+    "Failed to send message",
+    "SSL/TLS handshake error detected",
+)
 
 
 @dataclass

@@ -6,12 +6,14 @@ import signal
 import time
 from typing import Any
 
-from wbc_common.errors import SettingError, WbcError
+from wbc_common.errors import ConnectionFailure, SettingError, WbcError
+from wbc_common.locks import is_held
 from wbc_server import journal
-from wbc_server.deployment import is_held, is_locked, read_failure
+from wbc_server.deployment import is_locked, read_failure
 from wbc_server.link.certificates import days_left
 from wbc_server.link.folder import StudyFolder
 from wbc_server.link.register import read_register
+from wbc_server.link.starting import gateway_answers
 
 _STOP_SECONDS = 40.0
 
@@ -45,6 +47,22 @@ def read_state(folder: StudyFolder) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return state
+
+
+def check_runs(folder: StudyFolder) -> None:
+    """For a service manager: that the coordinator runs and clinics can reach it.
+
+    Raises:
+        WbcError: no coordinator runs here.
+        ConnectionFailure: it runs, and its gateway does not answer.
+    """
+    if not read_state(folder):
+        raise WbcError(f"no coordinator runs in {folder.path}", remedy="start it: wbc-server start FOLDER")
+    if not gateway_answers(folder):
+        raise ConnectionFailure(
+            f"the gateway does not answer on port {folder.settings().port}",
+            remedy="wait, it is started again; if it stays away see link/gateway.log in the study's folder",
+        )
 
 
 def stop_coordinator(folder: StudyFolder) -> None:

@@ -4,7 +4,6 @@ Only the gateway is reachable from outside. The SuperLink gets a port of its own
 authentication, a secret that its SuperExec must know, its state in SQLite, and no right to install anything.
 """
 
-import fcntl
 import logging
 import secrets
 import socket
@@ -19,6 +18,7 @@ from wbc_common.bundle import Bundle, build_bundle, write_app
 from wbc_common.errors import SettingError
 from wbc_common.files import write_secret
 from wbc_common.link import HEALTH_PATH
+from wbc_common.locks import holding
 from wbc_common.processes import Command, KeptProcess, flower_command, flower_environment
 from wbc_common.study import StudyConfig, write_study
 from wbc_server.deployment import Deployment
@@ -82,14 +82,10 @@ def only_one(folder: StudyFolder) -> Iterator[None]:
     Raises:
         SettingError: a coordinator runs in this folder already.
     """
-    folder.link.mkdir(parents=True, exist_ok=True)
-    with folder.lock_file.open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise SettingError(
-                f"a coordinator runs in {folder.path}", remedy="see wbc-server status, or end it: wbc-server stop"
-            ) from error
+    taken = SettingError(
+        f"a coordinator runs in {folder.path}", remedy="see wbc-server status, or end it: wbc-server stop"
+    )
+    with holding(folder.lock_file, taken):
         yield
 
 
