@@ -41,12 +41,12 @@ def watch(command: Sequence[str], environment: dict[str, str]) -> Watched:
 def _watch_memory(root: int, peaks: list[float], over: threading.Event) -> None:
     while not over.wait(_EVERY_SECONDS):
         # Pss shares what processes have in common among them, so that a sum counts it once.
-        sizes = [size for pid in family(root) if (size := _memory_mb(pid))]
+        sizes = [size for pid in _family(root) if (size := _memory_mb(pid))]
         peaks[0] = max(peaks[0], *sizes, 0.0)
         peaks[1] = max(peaks[1], sum(sizes))
 
 
-def family(root: int) -> list[int]:
+def _family(root: int) -> list[int]:
     """A process and all that descend from it."""
     parents: dict[int, int] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
