@@ -95,7 +95,7 @@ def test_a_finished_bound_is_read_like_any_run_and_measured_on_the_same_drawn_pa
     metrics = run.read_metrics()
     assert set(metrics["held_out"]) == set(read_draws(run)) == labels
     assert metrics["rare_classes"] == finished_run.read_metrics()["rare_classes"]
-    scores = cell_scores(run)
+    scores = cell_scores(run, ["west"])["west"]
     assert 0 <= scores.values["accuracy"] <= 1
     expected = read_draws(finished_run)["west"].sum(axis=2)  # cells of each class in each draw
     for draws in read_draws(run).values():
