@@ -12,23 +12,14 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from studies import CLINICS
+from studies import SETTINGS as TINY
 from wbc_common.study import StudyConfig
-from wbc_simulations.experiment import PhantomClinic
 from wbc_simulations.federation import Federation, end, launch, launch_clinic, lay_out, plan_federation
 
-CLINICS = (
-    PhantomClinic(clinic="east", domain="dm96_mgg", cells=60, patients=10),
-    PhantomClinic(clinic="north", domain="rapid_yellow", cells=40, patients=8),
-    PhantomClinic(clinic="west", role="held-out", domain="phone_cast", cells=30, patients=6),
-)
 SETTINGS: dict[str, object] = {
-    "name": "tiny",
-    "registry": "wbc5",
+    **TINY,
     "rounds": 3,
-    "images": {"size_px": 32},
-    "training": {"local_epochs": 1, "batch_size": 16},
-    "loss": {"alignment_min_cells": 2, "alignment_warmup": 0.0},
-    "evaluation": {"bootstrap_replicates": 20},
     "participation": {"join_minutes": 4.0, "round_minutes": 4.0},
 }
 

@@ -8,25 +8,25 @@ from wbc_server.run_folder import RunFolder
 from wbc_simulations.experiment import DataSource, Experiment, PhantomClinic, plan_study
 from wbc_simulations.running import finish_run, start_run
 
+CLINICS = (
+    PhantomClinic(clinic="east", domain="dm96_mgg", cells=60, patients=10),
+    PhantomClinic(clinic="north", domain="rapid_yellow", cells=40, patients=8),
+    PhantomClinic(clinic="west", role="held-out", domain="phone_cast", cells=30, patients=6),
+)
+SETTINGS: dict[str, Any] = {
+    "name": "tiny",
+    "registry": "wbc5",
+    "rounds": 2,
+    "images": {"size_px": 32},
+    "training": {"local_epochs": 1, "batch_size": 16},
+    "loss": {"alignment_min_cells": 2, "alignment_warmup": 0.0},
+    "evaluation": {"bootstrap_replicates": 20},
+}
+
 
 def tiny_experiment(**settings: Any) -> Experiment:
     """Two training clinics and one held out, 32 px, two rounds; `settings` replace tables of the study."""
-    study: dict[str, Any] = {
-        "name": "tiny",
-        "registry": "wbc5",
-        "rounds": 2,
-        "images": {"size_px": 32},
-        "training": {"local_epochs": 1, "batch_size": 16},
-        "loss": {"alignment_min_cells": 2, "alignment_warmup": 0.0},
-        "evaluation": {"bootstrap_replicates": 20},
-    }
-    study = {**study, **settings}
-    clinics = (
-        PhantomClinic(clinic="east", domain="dm96_mgg", cells=60, patients=10),
-        PhantomClinic(clinic="north", domain="rapid_yellow", cells=40, patients=8),
-        PhantomClinic(clinic="west", role="held-out", domain="phone_cast", cells=30, patients=6),
-    )
-    return Experiment(study=study, data=DataSource(kind="phantom", clinics=clinics))
+    return Experiment(study={**SETTINGS, **settings}, data=DataSource(kind="phantom", clinics=CLINICS))
 
 
 def run_tiny(folder: Path, experiment: Experiment | None = None) -> tuple[RunFolder, StudyConfig]:

@@ -36,6 +36,7 @@ from wbc_server.run_folder import RunFolder, write_atomically
 from wbc_server.summary import summarise
 from wbc_simulations.engine import EngineName, run_study
 from wbc_simulations.methods import MethodKind
+from wbc_simulations.scores import measured_by
 
 Clinics = Mapping[str, CellSet]
 _ORACLE_FOLDS = 3
@@ -180,7 +181,7 @@ def _measured(parts: list[Part], folder: RunFolder) -> dict[str, Evaluation]:
         figures, draws = run.read_metrics()["held_out"], read_draws(run)
         for name in part.held_out:
             coarse = np.array([figures[name]["coarse_cells"], figures[name]["coarse_right"]])
-            label = name if len(parts) == 1 else f"{name}-by-{part.name}"
+            label = name if len(parts) == 1 else measured_by(name, part.name)
             found[label] = Evaluation(np.array(figures[name]["confusion"]), draws[name], coarse)
     return found
 

@@ -40,14 +40,19 @@ def cell_scores(folder: RunFolder, held_out: Sequence[str]) -> dict[str, CellSco
     groups = {"rare_recall": _places(metrics["rare_classes"], classes), "blast_recall": _places(BLASTS, classes)}
     counts = {name: np.array(figures["confusion"]) for name, figures in metrics["held_out"].items()}
     return {
-        clinic: _clinic_scores([(counts[name], draws[name]) for name in measured_as(clinic, counts)], groups)
+        clinic: _clinic_scores([(counts[name], draws[name]) for name in _measured_as(clinic, counts)], groups)
         for clinic in held_out
     }
 
 
-def measured_as(clinic: str, names: Iterable[str]) -> list[str]:
-    """The names that a held-out clinic has in a run: its own, or "clinic-by-model" for each model of a bound."""
-    return [name for name in names if name == clinic or name.startswith(f"{clinic}-by-")]
+def measured_by(clinic: str, model: str = "") -> str:
+    """The name of a held-out clinic as one model of a bound measured it: "clinic-by-model"."""
+    return f"{clinic}-by-{model}"
+
+
+def _measured_as(clinic: str, names: Iterable[str]) -> list[str]:
+    """The names that a held-out clinic has in a run: its own, or one for each model of a bound."""
+    return [name for name in names if name == clinic or name.startswith(measured_by(clinic))]
 
 
 def _clinic_scores(
