@@ -217,3 +217,8 @@ def registry(name: str) -> Registry:
     if name not in REGISTRIES:
         raise SettingError(f"class registry '{name}' does not exist", remedy=f"choose one of {', '.join(REGISTRIES)}")
     return REGISTRIES[name]
+
+
+def registry_of(num_classes: int) -> Registry | None:
+    """The registry with so many classes; None if there is none."""
+    return next((found for found in REGISTRIES.values() if len(found) == num_classes), None)

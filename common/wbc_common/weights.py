@@ -4,6 +4,10 @@ What is loaded is stated, never implied. torchvision's ResNet-18 was trained wit
 GroupNorm. Its convolutions are taken over as they are; its running means and variances have no counterpart and are
 dropped; its norm scales and shifts belong to BatchNorm's statistics and are left at GroupNorm's own start (1 and 0).
 Such a network is a warm start to be trained further: it does not have the accuracy printed for the published one.
+
+A safetensors file that names its classes in its metadata (ours do) gives its head too: a class of the study starts from
+the mean of the rows of the file's classes that are this class. Fine-tuning from a new head distorts what the backbone
+knew, and so does worse on other domains (Kumar et al., ICLR 2022).
 """
 
 import logging
@@ -14,12 +18,13 @@ from pathlib import Path
 from typing import TypeGuard
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from wbc_common.cells import registry_of
 from wbc_common.errors import DataError, SettingError
-from wbc_common.models import Network
+from wbc_common.models import HEAD_KEYS, Network
 from wbc_common.study import ModelSettings
 
 log = logging.getLogger(__name__)
@@ -35,11 +40,12 @@ _UNREADABLE = (
     struct.error,
     ValueError,
 )
+CLASSES_KEY = "classes"  # of a file's metadata: its head rows' classes, joined by commas
 PHANTOM_FOLDER = Path(__file__).parent / "pretrained"
 
 
 def load_initial_weights(model: Network, settings: ModelSettings) -> list[str]:
-    """Load `settings.weights` into the backbone (and the head, where shapes fit).
+    """Load `settings.weights` into the backbone, and into the head where its classes are known or its shape fits.
 
     Returns:
         The names of the arrays that were loaded.
@@ -56,18 +62,23 @@ def load_initial_weights(model: Network, settings: ModelSettings) -> list[str]:
             f"weights '{settings.weights}' hold no convolution that fits backbone '{settings.backbone}'",
             remedy="choose weights of this backbone, or weights = 'none'",
         )
+    found |= _head_rows(source, _named_classes(settings), target)
     model.load_state_dict(found, strict=False)
     log.info("initial weights: %d of %d arrays loaded, the rest start at random", len(found), len(target))
     return sorted(found)
 
 
 def _read(settings: ModelSettings) -> Mapping[str, Tensor]:
+    path = _file(settings)
+    return _read_published(settings) if path is None else _read_file(path)
+
+
+def _file(settings: ModelSettings) -> Path | None:
+    """The file that holds the weights; None for torchvision's."""
     if settings.weights == "phantom":
-        return _read_file(_phantom_file(settings))
+        return _phantom_file(settings)
     path = Path(settings.weights)
-    if path.suffix in _SUFFIXES:
-        return _read_file(path)
-    return _read_published(settings)
+    return path if path.suffix in _SUFFIXES else None
 
 
 def _phantom_file(settings: ModelSettings) -> Path:
@@ -121,6 +132,33 @@ def _read_published(settings: ModelSettings) -> Mapping[str, Tensor]:
             remedy="remove the file from torch's cache, or download it elsewhere and give its path as weights",
         ) from error
     return values
+
+
+def _named_classes(settings: ModelSettings) -> list[str]:
+    """The classes of the file's head rows, in order, as its metadata name them; none where it does not say."""
+    path = _file(settings)
+    if path is None or path.suffix != ".safetensors":
+        return []
+    with safe_open(path, framework="pt") as file:
+        named: str = (file.metadata() or {}).get(CLASSES_KEY, "")
+    return [name for name in named.split(",") if name]
+
+
+def _head_rows(source: Mapping[str, Tensor], named: list[str], target: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The head's arrays with a row for each class of the study that the file knows; nothing where it fits none."""
+    weight, classes = target[HEAD_KEYS[0]], registry_of(len(target[HEAD_KEYS[0]]))
+    rows = source.get(HEAD_KEYS[0])
+    if classes is None or rows is None or rows.shape != (len(named), weight.shape[1]):
+        return {}
+    origin = [
+        [place for place, name in enumerate(named) if classes.meaning.get(name) == (own,)]
+        for own in range(len(classes))
+    ]
+    found = {key: target[key].clone() for key in HEAD_KEYS}
+    for own, places in enumerate(origin):
+        for key in HEAD_KEYS if places else ():
+            found[key][own] = source[key][places].float().mean(dim=0)
+    return found
 
 
 def _norm_names(source: Mapping[str, Tensor]) -> frozenset[str]:

@@ -197,12 +197,12 @@ def pretrain(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Train a small backbone on in-silico cells alone; use it as [model] weights."""
-    from wbc_simulations.pretrain import Recipe, save_backbone
+    from wbc_simulations.pretrain import Recipe, save_weights
     from wbc_simulations.pretrain import pretrain as train
 
     recipe = Recipe("wbc13", tuple(domain or ()), blends, cells, epochs, seed)
     found = train(recipe, lambda epoch, loss: typer.echo(f"epoch {epoch} of {epochs}: loss {loss:.3f}"))
-    save_backbone(found.model, output)
+    save_weights(found.model, recipe.study().classes, output)
     typer.echo(f"balanced accuracy on unseen in-silico patients, 13 classes: {found.balanced_accuracy:.3f}")
 
 

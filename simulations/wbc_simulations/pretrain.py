@@ -2,8 +2,9 @@
 
 Cells come from blends of the shipped domains (`phantom.blending`), all classes of the registry in equal shares, with
 heavy augmentation and plain cross-entropy; no real image has a part in it. Blends were chosen over the shipped domains
-themselves on phantoms: trained without two of the nine, they did better on those two. A backbone is trained on the 13
-classes and its head dropped: a study's classes get a new one. Kept in half precision (0.65 MB).
+themselves on phantoms: trained without two of the nine, they did better on those two. The network is trained on the 13
+classes; a study starts from its head too, mapped to the study's classes (`wbc_common.weights`). Kept in half precision
+(0.66 MB).
 """
 
 from collections.abc import Callable, Sequence
@@ -21,9 +22,10 @@ from wbc_client.training import train_locally
 from wbc_common.appearance import prepare
 from wbc_common.cells import CLASSES_13, Registry
 from wbc_common.confusion import balanced_accuracy
-from wbc_common.models import Network, build_model, is_head
+from wbc_common.models import Network, build_model
 from wbc_common.seeds import derive_seed, numpy_generator
 from wbc_common.study import ImageSettings, StudyConfig, parse_study
+from wbc_common.weights import CLASSES_KEY
 from wbc_server.run_folder import write_atomically
 from wbc_simulations.phantom import Domain, blended_domain, case_mix, domain_names, load_domain, render
 
@@ -116,11 +118,11 @@ def join_cells(parts: Sequence[CellSet]) -> CellSet:
     )
 
 
-def save_backbone(model: Network, path: Path) -> None:
-    """Write the backbone's arrays as float16 safetensors."""
-    arrays = {key: value.half().contiguous() for key, value in model.state_dict().items() if not is_head(key)}
+def save_weights(model: Network, registry: Registry, path: Path) -> None:
+    """Write a network's arrays as float16 safetensors, with the classes of its head rows."""
+    arrays = {key: value.half().contiguous() for key, value in model.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, save(arrays))
+    write_atomically(path, save(arrays, metadata={CLASSES_KEY: ",".join(registry.classes)}))
 
 
 def phantom_cells(domain: Domain, registry: Registry, num_cells: int, *, seed: int, settings: ImageSettings) -> CellSet:

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from wbc_common.cells import CLASSES_5, CLASSES_11, CLASSES_13
 from wbc_common.errors import DataError, SettingError
 from wbc_common.models import Network, build_model
 from wbc_common.study import ModelSettings
@@ -75,7 +76,7 @@ def test_our_own_network_loads_whole_norms_and_head_included(tmp_path: Path) -> 
     assert all(torch.equal(value, source.state_dict()[key]) for key, value in model.state_dict().items())
 
 
-def test_a_head_for_other_classes_is_left_at_random(tmp_path: Path) -> None:
+def test_a_head_of_another_shape_that_names_no_class_is_left_at_random(tmp_path: Path) -> None:
     source = build_model(ModelSettings(), 11, seed=3)
     save_file(source.state_dict(), tmp_path / "eleven.safetensors")
     model, loaded = load(tmp_path / "eleven.safetensors", "cnn-small")
@@ -83,6 +84,37 @@ def test_a_head_for_other_classes_is_left_at_random(tmp_path: Path) -> None:
     assert torch.equal(model.head.weight, fresh("cnn-small").head.weight)
     key = "backbone.0.convolution.weight"
     assert torch.equal(model.state_dict()[key], source.state_dict()[key])
+
+
+def test_a_head_that_names_its_classes_gives_each_class_of_the_study_the_mean_of_its_rows(tmp_path: Path) -> None:
+    source = build_model(ModelSettings(weights="none"), 13, seed=3)
+    rows = torch.arange(13.0)[:, None] + torch.zeros_like(source.head.weight)
+    state = source.state_dict() | {"head.weight": rows, "head.bias": torch.arange(13.0)}
+    save_file(state, tmp_path / "named.safetensors", metadata={"classes": ",".join(CLASSES_13)})
+    model, loaded = load(tmp_path / "named.safetensors", "cnn-small")
+    assert {"head.weight", "head.bias"} <= set(loaded)
+    # neutrophil: band (7) and segmented (8); lymphocyte: typical (10) and atypical (11); monocyte, eosinophil, basophil
+    assert model.head.bias.tolist() == [7.5, 10.5, 9.0, 1.0, 0.0]
+    assert torch.equal(model.head.weight, model.head.bias[:, None].expand_as(model.head.weight))
+
+
+def test_a_class_that_the_file_does_not_know_starts_at_random(tmp_path: Path) -> None:
+    source = build_model(ModelSettings(weights="none"), 5, seed=3)
+    save_file(source.state_dict(), tmp_path / "five.safetensors", metadata={"classes": ",".join(CLASSES_5)})
+    model = build_model(ModelSettings(weights="none"), 11, seed=0)
+    start = model.state_dict()["head.weight"].clone()
+    load_initial_weights(model, ModelSettings(weights=str(tmp_path / "five.safetensors")))
+    found = model.state_dict()["head.weight"]
+    eosinophil, blast = CLASSES_11.index("eosinophil"), CLASSES_11.index("myeloblast")
+    assert torch.equal(found[eosinophil], source.head.weight[CLASSES_5.index("eosinophil")])
+    assert torch.equal(found[blast], start[blast])
+
+
+def test_a_head_whose_rows_are_not_its_classes_is_left_out(tmp_path: Path) -> None:
+    source = build_model(ModelSettings(weights="none"), 11, seed=3)
+    save_file(source.state_dict(), tmp_path / "wrong.safetensors", metadata={"classes": ",".join(CLASSES_13)})
+    _, loaded = load(tmp_path / "wrong.safetensors", "cnn-small")
+    assert "head.weight" not in loaded
 
 
 @pytest.mark.parametrize("weights", ["fc only", "other shapes", "empty"])

@@ -7,12 +7,12 @@ import torch
 from safetensors.torch import load_file
 
 from wbc_client.dataset.cell_set import CellSet
-from wbc_common.cells import CLASSES_13, registry
-from wbc_common.models import build_model
+from wbc_common.cells import CLASSES_5, CLASSES_13, registry
+from wbc_common.models import build_model, is_head
 from wbc_common.study import ImageSettings, ModelSettings
 from wbc_simulations import pretrain as module
 from wbc_simulations.phantom import load_domain
-from wbc_simulations.pretrain import Pretrained, Recipe, join_cells, phantom_cells, pretrain, save_backbone
+from wbc_simulations.pretrain import Pretrained, Recipe, join_cells, phantom_cells, pretrain, save_weights
 
 SMALL = ImageSettings(size_px=32, framing="as-is")
 
@@ -67,25 +67,25 @@ def test_domains_keep_their_patients_apart() -> None:
     assert len(joined.groups.unique()) == 20
 
 
-def test_the_saved_backbone_is_half_precision_without_a_head_and_starts_a_study(tmp_path: Path) -> None:
+def test_the_saved_network_is_half_precision_and_starts_a_study_of_other_classes(tmp_path: Path) -> None:
     model = build_model(ModelSettings(weights="none"), 13, seed=5)
-    path = tmp_path / "new" / "backbone.safetensors"
-    save_backbone(Pretrained(model, 0.5).model, path)
+    path = tmp_path / "new" / "network.safetensors"
+    save_weights(Pretrained(model, 0.5).model, registry("wbc13"), path)
     saved = load_file(path)
     assert {value.dtype for value in saved.values()} == {torch.float16}
-    assert all(key.startswith("backbone.") for key in saved)
     started = build_model(ModelSettings(weights=str(path)), 5, seed=6)
     for key, value in model.state_dict().items():
-        if key in saved:
+        if not is_head(key):
             torch.testing.assert_close(started.state_dict()[key], value, atol=2e-3, rtol=2e-3)
-    assert started.head.weight.shape[0] == 5
+    expected = model.head.weight[CLASSES_13.index("monocyte")]
+    torch.testing.assert_close(started.head.weight[CLASSES_5.index("monocyte")], expected, atol=2e-3, rtol=2e-3)
 
 
 def test_the_same_seed_pretrains_the_same_bytes_and_another_seed_does_not(tmp_path: Path) -> None:
     def saved(seed: int, name: str) -> bytes:
         recipe = Recipe(domains=("pale_wright",), blends=2, cells=78, epochs=2, seed=seed, size_px=16)
         found = pretrain(recipe, lambda *_: None)
-        save_backbone(found.model, tmp_path / name)
+        save_weights(found.model, registry("wbc13"), tmp_path / name)
         return (tmp_path / name).read_bytes()
 
     first = saved(0, "first")
