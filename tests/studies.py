@@ -19,7 +19,7 @@ SETTINGS: dict[str, Any] = {
     "rounds": 2,
     "images": {"size_px": 32},
     "training": {"local_epochs": 1, "batch_size": 16},
-    "loss": {"alignment_min_cells": 2, "alignment_warmup": 0.0},
+    "loss": {"alignment_weight": 0.1, "alignment_min_cells": 2, "alignment_warmup": 0.0},
     "evaluation": {"bootstrap_replicates": 20},
 }
 

@@ -27,6 +27,7 @@ from wbc_client.dataset.packed import packed_metadata, write_packed
 from wbc_client.evaluation import count
 from wbc_client.features import predict
 from wbc_client.predict import load_model
+from wbc_common.errors import SettingError
 from wbc_common.seeds import numpy_generator
 from wbc_common.study import ClinicSettings, StudyConfig, parse_study, write_study
 from wbc_common.wire import Evaluation
@@ -82,7 +83,15 @@ def part_plan(study: StudyConfig, kind: MethodKind) -> StudyConfig:
 
     Images are packed as the network sees them, so nothing is left to prepare. What needs several clinics (alignment
     from the others' sums, weights, order statistics) is off.
+
+    Raises:
+        SettingError: centralised BoDA with its term switched off.
     """
+    if kind == "centralised-boda" and study.loss.alignment_weight == 0:
+        raise SettingError(
+            "kind = 'centralised-boda' with loss.alignment_weight = 0 is the kind 'centralised'",
+            remedy="set the method's loss.alignment_weight, e.g. to 0.1",
+        )
     values = study.model_dump(mode="json")
     values["clinics"] = {"train": ["pooled"], "held_out": []}
     values["images"] |= {"white_balance": False, "framing": "as-is"}

@@ -177,7 +177,7 @@ def test_a_term_switched_off_leaves_classification_alone(settings: LossSettings,
 def test_alignment_starts_after_the_warm_up_share_of_the_rounds(
     warmup: float, rounds: int, first_round_on: int | None
 ) -> None:
-    settings = LossSettings(alignment_warmup=warmup)
+    settings = LossSettings(alignment_weight=0.1, alignment_warmup=warmup)
     on = [number for number in range(1, rounds + 1) if settings.aligns(number, rounds)]
     assert on == ([] if first_round_on is None else list(range(first_round_on, rounds + 1)))
 

@@ -13,6 +13,8 @@ from wbc_common.study import LossSettings, ModelSettings, StudyConfig, parse_stu
 
 LEAST: dict[str, Any] = {"name": "s", "clinics": {"train": ["a", "b"], "held_out": ["c"]}}
 
+ALIGNED = {"alignment_weight": 0.1}
+
 
 def study(**changes: Any) -> StudyConfig:
     return parse_study({**LEAST, **changes}, "study.toml")
@@ -135,14 +137,16 @@ def test_a_clinic_has_the_role_the_plan_gives_it_and_a_stranger_has_none() -> No
     ],
 )
 def test_the_alignment_term_starts_after_the_warm_up(warmup: float, rounds: int, first: int) -> None:
-    settings = LossSettings(alignment_warmup=warmup)
+    settings = LossSettings(alignment_weight=0.1, alignment_warmup=warmup)
     starts = [number for number in range(1, rounds + 1) if settings.aligns(number, rounds)]
     assert starts == list(range(first, rounds + 1))
 
 
 def test_a_weight_of_0_or_a_whole_warm_up_never_aligns() -> None:
     assert not any(LossSettings(alignment_weight=0).aligns(number, 10) for number in range(1, 11))
-    assert not any(LossSettings(alignment_warmup=1.0).aligns(number, 10) for number in range(1, 11))
+    assert not any(
+        LossSettings(alignment_weight=0.1, alignment_warmup=1.0).aligns(number, 10) for number in range(1, 11)
+    )
 
 
 @pytest.mark.parametrize(
@@ -168,24 +172,26 @@ def test_a_study_starts_from_the_shipped_backbone_where_there_is_one() -> None:
 @pytest.mark.parametrize(
     ("tables", "reason"),
     [
-        ({"clinics": {"train": ["a"]}}, "class centroids of other training clinics, and the study names 1"),
-        ({"loss": {"alignment": "boda-paper"}}, "every domain's prototypes in one place"),
+        (
+            {"clinics": {"train": ["a"]}, "loss": ALIGNED},
+            "class centroids of other training clinics, and the study names 1",
+        ),
+        ({"loss": {"alignment": "boda-paper", **ALIGNED}}, "every domain's prototypes in one place"),
         ({"training": {"head_only_rounds": 11}}, "head_only_rounds = 11 exceeds the 10 rounds"),
         ({"aggregation": {"robust": "krum"}}, "needs 3 training clinics (2f + 3), and the study names 2"),
         ({"aggregation": {"robust": "trimmed-mean"}}, "trim_fraction = 0.2 of 2 training clinics cuts off none"),
         ({"aggregation": {"optimizer": "fedadam"}}, "step_size = 1.0 with 'fedadam' moves every weight"),
-        ({"privacy": {"mode": "dp-sgd"}}, "does not cover the class sums that loss.alignment_weight > 0 sends"),
         (
-            {"privacy": {"mode": "dp-sgd", "noise_multiplier": 0.0}, "loss": {"alignment_weight": 0.0}},
+            {"privacy": {"mode": "dp-sgd"}, "loss": ALIGNED},
+            "does not cover the class sums that loss.alignment_weight > 0 sends",
+        ),
+        (
+            {"privacy": {"mode": "dp-sgd", "noise_multiplier": 0.0}},
             "without noise there is no privacy",
         ),
         ({"personal": {"clinics": ["c"]}}, "clinics that do not train: c"),
         (
-            {
-                "personal": {"clinics": ["a"]},
-                "privacy": {"mode": "dp-sgd"},
-                "loss": {"alignment_weight": 0.0},
-            },
+            {"personal": {"clinics": ["a"]}, "privacy": {"mode": "dp-sgd"}},
             "does not cover a personal head",
         ),
         ({"aggregation": {"alpha": 1.5}}, "aggregation.alpha = 1.5: Input should be less than or equal to 1"),
@@ -204,6 +210,6 @@ def test_settings_that_cannot_be_together_are_refused_with_the_reason(tables: di
 
 
 def test_the_last_rounds_train_the_head_alone_and_do_not_align() -> None:
-    plan = study(rounds=6, training={"head_only_rounds": 2}, loss={"alignment_warmup": 0.0})
+    plan = study(rounds=6, training={"head_only_rounds": 2}, loss={**ALIGNED, "alignment_warmup": 0.0})
     assert [plan.trains_head_only(number) for number in range(1, 7)] == [False] * 4 + [True] * 2
     assert [plan.aligns(number) for number in range(1, 7)] == [True] * 4 + [False] * 2

@@ -21,7 +21,7 @@ def rich_experiment() -> Experiment:
     return tiny_experiment(
         rounds=3,
         training={"local_epochs": 1, "batch_size": 16, "augmentation": "federated-stain", "head_only_rounds": 1},
-        loss={"classification": "focal", "alignment_min_cells": 2, "alignment_warmup": 0.0},
+        loss={"classification": "focal", "alignment_weight": 0.1, "alignment_min_cells": 2, "alignment_warmup": 0.0},
         aggregation={"rule": "uniform", "optimizer": "fedadam", "step_size": 0.01},
         evaluation={"bootstrap_replicates": 20, "selection": "average", "stain_draws": 1},
         personal={"clinics": ["north"], "epochs": 2},

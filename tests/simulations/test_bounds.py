@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from studies import tiny_experiment
+from studies import SETTINGS, tiny_experiment
 from wbc_client.dataset.cell_set import CellSet
 from wbc_client.dataset.packed import packed_metadata, read_packed, write_packed
+from wbc_common.errors import SettingError
 from wbc_server.draws import read_draws
 from wbc_server.run_folder import RunFolder
 from wbc_simulations.bounds import _but_fold, oracle_folds, part_plan, pooled
@@ -64,8 +65,14 @@ def test_a_bounds_plan_leaves_out_what_needs_several_clinics(kind: MethodKind, a
     assert plan.loss.classification == study.loss.classification
 
 
+def test_centralised_boda_without_its_term_is_refused() -> None:
+    study = plan_study(tiny_experiment(loss={"alignment_weight": 0.0}))
+    with pytest.raises(SettingError, match="is the kind 'centralised'"):
+        part_plan(study, "centralised-boda")
+
+
 def bound(kind: MethodKind) -> Experiment:
-    loss: dict[str, Any] = {"classification": "cross-entropy", "alignment_min_cells": 2, "alignment_warmup": 0.0}
+    loss: dict[str, Any] = {"classification": "cross-entropy", **SETTINGS["loss"]}
     base = tiny_experiment(rounds=1, loss=loss, evaluation={"bootstrap_replicates": 20, "calibration": False})
     return with_method(base, Method(name=kind, kind=kind))
 

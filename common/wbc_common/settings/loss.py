@@ -22,7 +22,7 @@ class LossSettings(Settings):
     ldam_scale: float = Field(1.0, gt=0, le=100, description="s, multiplies the logits after the margin")
     fedlc_tau: float = Field(1.0, ge=0, le=10, description="τ of FedLC's margins τ·n^(−1/4)")
     alignment: Literal["leave-self-out", "boda-paper"] = "leave-self-out"
-    alignment_weight: float = Field(0.1, ge=0, le=10, description="w2")
+    alignment_weight: float = Field(0.0, ge=0, le=10, description="w2; off, see docs/results.md")
     alignment_warmup: float = Field(0.15, ge=0, le=1, description="share of the rounds before L2 starts")
     alignment_temperature: float = Field(0.15, gt=0, le=10, description="T")
     alignment_exponent: float = Field(0.5, ge=0, le=2, description="ν")
