@@ -5,8 +5,10 @@ import json
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from wbc_common.models import build_model, model_arrays
+from wbc_common.seeds import derive_seed
 from wbc_common.study import StudyConfig
-from wbc_common.wire import encode_arrays
+from wbc_common.wire import Arrays, encode_arrays
 from wbc_server.attendance import AttendingGrid, await_clinics
 from wbc_server.calibration_summary import summarise_calibration
 from wbc_server.cautions import cautions
@@ -15,7 +17,6 @@ from wbc_server.draws import write_draws
 from wbc_server.events import Cautioned, StudyFinished, StudyStarted, announce
 from wbc_server.export import export_model
 from wbc_server.final import Fitted, fit_calibration, measure
-from wbc_server.initial import initial_model, with_initial_share
 from wbc_server.participation import call_roll
 from wbc_server.prediction import check_counts, for_prediction
 from wbc_server.privacy import check_privacy, privacy_spent
@@ -56,8 +57,7 @@ def run_study(grid: Grid, folder: RunFolder, deployment: Deployment | None = Non
     announce(StudyStarted(book.rounds_done + 1, study.rounds, tuple(roster.nodes)))
     _run_rounds(grid, WbcStrategy(study, roster, book, seconds, pool.totals))
     selected = book.selected_round
-    exported = with_initial_share(book.load_selected(), study)
-    arrays = for_prediction(exported, study, roster.training_counts().sum(axis=0))
+    arrays = for_prediction(book.load_selected(), study, roster.training_counts().sum(axis=0))
     fitted = fit_calibration(grid, study, roster, arrays, seconds, pool.totals)
     final, final_bytes = measure(grid, study, roster, arrays, seconds, stain=pool.totals, fitted=fitted)
     records = [{"seconds": digest.seconds, "refused": digest.refused} for digest in book.digests]
@@ -96,3 +96,8 @@ def _with_validation(sent: dict[str, dict[str, int]], fitted: Fitted | None) -> 
         kinds = sent.setdefault(clinic, {})
         kinds["evaluation"] = kinds.get("evaluation", 0) + size
     return sent
+
+
+def initial_model(study: StudyConfig) -> Arrays:
+    """The model before round 1: seeded by the study, or the weights it names."""
+    return model_arrays(build_model(study.model, len(study.classes), derive_seed(study.seed, "model")))

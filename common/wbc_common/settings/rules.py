@@ -13,7 +13,6 @@ def contradictions(study: "StudyConfig") -> list[str]:
     return [
         *_alignment(study),
         *_prediction(study),
-        *_initial_share(study),
         *_head_rounds(study),
         *_server(study),
         *_privacy(study),
@@ -54,16 +53,6 @@ def _prediction(study: "StudyConfig") -> list[str]:
         if min(prior.values(), default=0) < 0 or sum(prior.values()) <= 0:
             found.append("evaluation.prediction_prior needs shares from 0, at least one of them above 0")
     return found
-
-
-def _initial_share(study: "StudyConfig") -> list[str]:
-    share = study.evaluation.initial_share
-    if share > 0 and study.model.weights == "none":
-        return [
-            f"evaluation.initial_share = {share} mixes the initial model into the exported one, and model.weights = "
-            "'none' starts at random: set it to 0, or start from weights that know cells"
-        ]
-    return []
 
 
 def _head_rounds(study: "StudyConfig") -> list[str]:

@@ -38,8 +38,6 @@ class EvaluationSettings(Settings):
     Attributes:
         selection: which model is exported: the round that did best on validation cells, the last one, or `average`: the
             mean of the models of the last third of the rounds (SWA, Izmailov et al. 2018).
-        initial_share: share of the initial model in the exported one, a mean of both (WiSE-FT, Wortsman et al.,
-            CVPR 2022): what the initial weights knew of other domains is not trained away.
         prediction_prior: what predictions assume about the case mix: `balanced` (plain logits, what macro-F1 rewards),
             `training` (the training federation's own mix), or class → share of a known one.
         prediction_tau: strength of that prior, between balanced (0) and prevalence-weighted (1) prediction.
@@ -50,7 +48,6 @@ class EvaluationSettings(Settings):
 
     every_rounds: int = Field(1, ge=1)
     selection: Literal["best-validation", "last", "average"] = "best-validation"
-    initial_share: float = Field(0.0, ge=0, lt=1)
     bootstrap_replicates: int = Field(500, ge=0, le=10_000)
     prediction_prior: Literal["balanced", "training"] | dict[str, float] = "balanced"
     prediction_tau: float = Field(1.0, ge=0, le=10)
