@@ -14,7 +14,7 @@ import torch
 
 from wbc_client.dataset.cell_set import CellSet
 from wbc_client.dataset.opening import open_cells
-from wbc_client.device import choose_device, compute_reproducibly
+from wbc_client.device import choose_device, compute_reproducibly, keep_freed_memory
 from wbc_client.features import sum_features
 from wbc_client.precision import Precision, resolve_precision
 from wbc_client.site import Site, read_site
@@ -93,6 +93,7 @@ def _open(path: Path) -> Clinic:
     site = read_site(path)
     study = site.read_study()
     compute_reproducibly()
+    keep_freed_memory()
     return Clinic(site, study, open_cells(site, study).cells, choose_device(site.device))
 
 

@@ -16,7 +16,7 @@ SPREAD = 0.25
 
 def normalise(images: torch.Tensor) -> torch.Tensor:
     """(x − 0.5) / 0.25: intensities in 0..1 become −2..2. `images` float [B, 3, H, W], same shape and dtype out."""
-    return (images - CENTRE) / SPREAD
+    return (images - CENTRE).div_(SPREAD)
 
 
 def prepare(images: torch.Tensor, settings: ImageSettings) -> torch.Tensor:

@@ -1,7 +1,13 @@
-"""Files that are whole or absent, and secrets that only their owner reads."""
+"""Files that are whole or absent, secrets that only their owner reads, and where a cache lies."""
 
 import os
 from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """Where this package keeps what it can make again: under WBC_CACHE, else in the user's cache folder."""
+    base = os.environ.get("WBC_CACHE") or os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "wbc-fl"
 
 
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:

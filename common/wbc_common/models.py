@@ -5,9 +5,9 @@ DP-SGD and are an attack on secure sums. `cnn-small` (0.3 M parameters, the defa
 stem and pools by maximum, as small bright or dark structures (granules, lobes) decide the class: with strided
 convolutions and mean pooling alone the same budget learned next to nothing from a thousand cells. It pools before the
 ReLU, which gives the same numbers from a quarter of the work. Norms compute in fp32 whatever the rest does: they are
-sensitive, and slow in bf16 on a CPU. `resnet18` is
-torchvision's ResNet with a block of our own whose residual add is not in place (Opacus refuses the in-place one) and
-GroupNorm. `is_head` is the only place that knows which arrays are head rows.
+sensitive, and torch's are slow in bf16 on a CPU; where it can, `cnn-small` takes them from `wbc_common.norm_pool`.
+`resnet18` is torchvision's ResNet with a block of our own whose residual add is not in place (Opacus refuses the
+in-place one) and GroupNorm. `is_head` is the only place that knows which arrays are head rows.
 """
 
 from collections.abc import Mapping
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wbc_common.norm_pool import can_fuse, norm_pool_relu
 from wbc_common.study import ModelSettings
 
 HEAD_KEYS = ("head.weight", "head.bias")
@@ -59,7 +60,10 @@ class _ConvBlock(nn.Module):
         self.pool = pool
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.norm(self.convolution(x))
+        y = self.convolution(x)
+        if can_fuse(y, pool=self.pool):
+            return norm_pool_relu(y, self.norm, pool=self.pool)
+        y = self.norm(y)
         return F.relu(F.max_pool2d(y, 2) if self.pool else y)
 
 
@@ -67,6 +71,7 @@ class _MeanAndMax(nn.Module):
     """[B, D, H, W] → [B, 2D]: how much of a pattern there is, and whether it is there at all (a few granules)."""
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.float()
         return torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)
 
 

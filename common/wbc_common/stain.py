@@ -15,12 +15,22 @@ EPSILON = 1 / 255
 
 def to_optical_density(images: torch.Tensor) -> torch.Tensor:
     """OD = −log(I + ε). `images` float [B, 3, H, W] in 0..1; natural logarithm, 0 is (almost) the white background."""
-    return (images + EPSILON).log_().neg_()
+    return log_light(images).neg_()
 
 
 def from_optical_density(density: torch.Tensor) -> torch.Tensor:
     """I = exp(−OD) − ε, the inverse of `to_optical_density`; not clipped to 0..1."""
-    return density.neg().exp_() - EPSILON
+    return from_log_light(density.neg())
+
+
+def log_light(images: torch.Tensor) -> torch.Tensor:
+    """−OD = log(I + ε), for maps that do not need its sign; the same shape, a new tensor."""
+    return (images + EPSILON).log_()
+
+
+def from_log_light(light: torch.Tensor) -> torch.Tensor:
+    """I = exp(−OD) − ε from −OD, in its place."""
+    return light.exp_().sub_(EPSILON)
 
 
 def od_statistics(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

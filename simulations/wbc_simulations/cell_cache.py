@@ -10,17 +10,13 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-
-def cache_folder() -> Path:
-    """Where cells are kept: WBC_CACHE, else the user's cache folder."""
-    base = os.environ.get("WBC_CACHE") or os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "wbc-fl" / "cells"
+from wbc_common.files import cache_folder
 
 
 def cell_file(clinic: str, *depends_on: object) -> Path:
     """The file of a clinic's cells that depend on these JSON values."""
     digest = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:20]
-    return cache_folder() / f"{clinic}-{digest}.safetensors"
+    return cache_folder() / "cells" / f"{clinic}-{digest}.safetensors"
 
 
 def write_once(path: Path, write: Callable[[Path], object]) -> None:

@@ -14,8 +14,8 @@ from wbc_client.dataset.packed import read_packed
 from wbc_client.site import read_site
 from wbc_common.cells import CLASSES_13, registry
 from wbc_common.errors import SettingError
+from wbc_common.files import cache_folder
 from wbc_simulations import clinics
-from wbc_simulations.cell_cache import cache_folder
 from wbc_simulations.clinics import (
     draw_classes,
     phantom_cells,
@@ -148,9 +148,9 @@ def test_two_runs_that_render_one_clinic_at_once_do_not_share_a_half_written_fil
 def test_the_cache_is_where_it_is_asked_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WBC_CACHE", "/ours")
     monkeypatch.setenv("XDG_CACHE_HOME", "/everyones")
-    assert cache_folder() == Path("/ours/wbc-fl/cells")
+    assert cache_folder() == Path("/ours/wbc-fl")
     monkeypatch.delenv("WBC_CACHE")
-    assert cache_folder() == Path("/everyones/wbc-fl/cells")
+    assert cache_folder() == Path("/everyones/wbc-fl")
 
 
 def test_a_clinic_never_has_the_classes_it_misses() -> None:
