@@ -1,5 +1,6 @@
 """Running a command and watching it: wall time, output, and peak memory of its processes from Linux' /proc."""
 
+import resource
 import subprocess
 import sys
 import threading
@@ -13,9 +14,13 @@ _EVERY_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Watched:
-    """A finished command: wall seconds, what it printed, and peaks in MB (largest process; all of them together)."""
+    """A finished command: wall and CPU seconds, what it printed, and peaks in MB (largest process; all together).
+
+    CPU seconds are those of the command and of processes that it waited for; Ray's are not among them.
+    """
 
     seconds: float
+    cpu_seconds: float
     output: str
     largest_mb: float
     together_mb: float
@@ -23,7 +28,7 @@ class Watched:
 
 def watch(command: Sequence[str], environment: dict[str, str]) -> Watched:
     """Run a command to its end; a failure ends the benchmark with its output."""
-    started = time.perf_counter()
+    started, cpu_before = time.perf_counter(), _cpu_of_children()
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     peaks = [0.0, 0.0]
     over = threading.Event()
@@ -35,7 +40,12 @@ def watch(command: Sequence[str], environment: dict[str, str]) -> Watched:
     watcher.join()
     if process.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{errors}")
-    return Watched(seconds, output, peaks[0], peaks[1])
+    return Watched(seconds, _cpu_of_children() - cpu_before, output, peaks[0], peaks[1])
+
+
+def _cpu_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _watch_memory(root: int, peaks: list[float], over: threading.Event) -> None:
