@@ -1,10 +1,10 @@
 """In which floating-point numbers a clinic computes: fp32, or bf16 where its processor multiplies bf16 by itself.
 
 In bf16 the convolutions' inputs, weights and products are rounded to bfloat16 (autocast); parameters, optimiser,
-normalisation, losses, softmax and distances stay fp32. `auto` takes bf16 only where the hardware has it natively, as
-emulated bf16 is slower than fp32: AVX512-BF16 or AMX on a CPU, Ampere or later on a GPU. Other machines then give
-other bits; `fp32` is the setting for figures that shall be compared across machines. The two questions to
-`torch.cpu` are private and stand here alone.
+losses, softmax and distances stay fp32, and norms compute in fp32 on what was rounded. `auto` takes bf16 only where
+the hardware has it natively, as emulated bf16 is slower than fp32: AVX512-BF16 or AMX on a CPU, Ampere or later on a
+GPU. Other machines then give other bits; `fp32` is the setting for figures that shall be compared across machines.
+The two questions to `torch.cpu` are private and stand here alone.
 """
 
 from contextlib import AbstractContextManager

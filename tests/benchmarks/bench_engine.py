@@ -128,9 +128,8 @@ def print_table(found: dict[str, list[Measured]], repeats: int) -> None:
         figure: min(median(floor, figure) for floor in FLOORS if floor in found)
         for figure in ("rounds", "command", "cpu", "loss")
     }
-    print(
-        f"| reference job, median of {repeats} | rounds | | command | | its CPU seconds | | last loss | memory, largest process / all |"
-    )
+    columns = "rounds | | command | | its CPU seconds | | last loss | memory, largest process / all"
+    print(f"| reference job, median of {repeats} | {columns} |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for way in found:
         times = f"{time_and_ratio(way, 'rounds')} | {time_and_ratio(way, 'command')} | {time_and_ratio(way, 'cpu')}"

@@ -257,6 +257,24 @@ def test_on_a_ray_cluster_of_two_nodes_the_same_study_gives_the_same_model(
     assert same_bits(arrays(in_process), arrays(run))
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("_one_thread")
+def test_without_an_address_ray_starts_on_this_machine_and_ends_with_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = pytest.importorskip("ray", reason='Ray comes with pip install ".[simulation]"')
+    monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    experiment, run = tiny_experiment(rounds=1), RunFolder(tmp_path / "ray")
+    study = plan_study(experiment)
+    start_run(experiment, study, run)
+    finish_run(experiment, study, run, "ray")
+    assert run.is_finished
+    assert not ray.is_initialized()
+    in_process, _ = run_tiny(tmp_path / "in-process", experiment)
+    assert same_bits(arrays(in_process), arrays(run))
+
+
 def test_a_ray_address_without_ray_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="--ray-address is for the engine 'ray'"):
         run_study(RunFolder(tmp_path), tmp_path, "in-process", ray_address="127.0.0.1:1")
