@@ -192,8 +192,8 @@ def pretrain(
     output: Annotated[Path, typer.Argument(help="safetensors file to write")],
     domain: Domain = None,
     blends: Blends = 100,
-    cells: Cells = 24_000,
-    epochs: Epochs = 12,
+    cells: Cells = 60_000,
+    epochs: Epochs = 20,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Train a small backbone on in-silico cells alone; use it as [model] weights."""

@@ -49,8 +49,8 @@ class Recipe:
     registry: str = "wbc13"
     domains: tuple[str, ...] = ()
     blends: int = 100
-    cells: int = 24_000
-    epochs: int = 12
+    cells: int = 60_000
+    epochs: int = 20
     seed: int = 0
     size_px: int = 64
 
