@@ -4,6 +4,7 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from wbc_common.errors import WbcError
 
@@ -17,10 +18,8 @@ def holding(path: Path, taken: WbcError) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise taken from None
+        if not _taken(lock):
+            raise taken
         yield
 
 
@@ -29,8 +28,13 @@ def is_held(path: Path) -> bool:
     if not path.exists():
         return False
     with path.open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+        return not _taken(lock)
+
+
+def _taken(lock: IO[str]) -> bool:
+    """Take the lock of an open file, unless another process has it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
