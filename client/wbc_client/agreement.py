@@ -41,7 +41,13 @@ def check_task(task: Task, study: StudyConfig) -> None:
     if task.calibration is not None:
         _check_calibration(task.calibration, len(study.classes))
     if task.totals is not None:
+        if not study.shares_sums(task.round_number - 1):
+            raise _outside(f"class sums in round {task.round_number}", "none in that round")
         _check_totals(task, classes=len(study.classes), features=form["head.weight"][0][1])
+    if task.prediction_bias is not None:
+        _check_bias(task.prediction_bias, study, form)
+    if task.kind == "train" and (task.replicates or task.calibration is not None):
+        raise _outside("bootstrap draws or calibration counts beside an update", "plain counts of the received model")
 
 
 @lru_cache(maxsize=8)
@@ -70,6 +76,13 @@ def _check_totals(task: Task, *, classes: int, features: int) -> None:
         raise _outside(f"class sums of shape {totals.sums.shape}", f"{(classes, features)}")
     if not np.isfinite(totals.sums).all() or not np.isfinite(totals.counts).all() or (totals.counts < 0).any():
         raise _outside("class sums that are not finite or counts below 0", "sums and counts of cells")
+
+
+def _check_bias(bias: np.ndarray, study: StudyConfig, form: Form) -> None:
+    if study.evaluation.prediction_prior == "balanced":
+        raise _outside("a bias to predict with", "none: it predicts by balanced logits")
+    if (bias.shape, bias.dtype) != form["head.bias"] or not np.isfinite(bias).all():
+        raise _outside(f"a bias to predict with of {bias.dtype} {bias.shape}", f"finite {form['head.bias']}")
 
 
 def _check_calibration(wish: CalibrationRequest, num_classes: int) -> None:

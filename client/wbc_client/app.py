@@ -20,12 +20,6 @@ def stain_sums(message: Message, context: Context) -> Message:
     return answer(message, context)
 
 
-@app.query("class_sums")
-def class_sums(message: Message, context: Context) -> Message:
-    """Sums of features per class."""
-    return answer(message, context)
-
-
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Local training."""

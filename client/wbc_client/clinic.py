@@ -4,9 +4,8 @@ Opening decodes every image once; a process keeps the clinics it opened last, by
 `KEPT_BYTES` of cells: a simulation of a thousand clinics then needs no more memory than one of a hundred.
 """
 
-import hashlib
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
@@ -15,13 +14,12 @@ import torch
 from wbc_client.dataset.cell_set import CellSet
 from wbc_client.dataset.opening import open_cells
 from wbc_client.device import choose_device, compute_reproducibly, keep_freed_memory
-from wbc_client.features import sum_features
 from wbc_client.precision import Precision, resolve_precision
 from wbc_client.site import Site, read_site
 from wbc_common.errors import SettingError
 from wbc_common.models import Network, network_of
 from wbc_common.study import StudyConfig
-from wbc_common.wire import Arrays, ClassSums
+from wbc_common.wire import Arrays
 
 KEPT_BYTES = 512 * 2**20
 _Key = tuple[Path, tuple[int, int]]
@@ -31,13 +29,12 @@ _lock = Lock()
 
 @dataclass
 class Clinic:
-    """One clinic in this process. `known_sums` keeps the class sums of the model last asked about, by its digest."""
+    """One clinic in this process."""
 
     site: Site
     study: StudyConfig
     cells: CellSet
     device: torch.device
-    known_sums: dict[str, ClassSums] = field(default_factory=dict)
 
     def model(self, arrays: Arrays) -> Network:
         """The plan's network holding `arrays`, on this clinic's device."""
@@ -49,15 +46,6 @@ class Clinic:
     def precision(self) -> Precision:
         """What the plan's precision means on this clinic's device."""
         return resolve_precision(self.study.training.precision, self.device)
-
-    def class_sums(self, arrays: Arrays) -> ClassSums:
-        """S_{k,c} of the training cells under a model; computed once for a model, the same bits if computed again."""
-        key = _digest(arrays)
-        if key not in self.known_sums:
-            model, cells = self.model(arrays), self.cells.part("train")
-            sums = sum_features(model, cells, self.device, precision=self.precision)
-            self.known_sums = {key: sums}
-        return self.known_sums[key]
 
 
 def open_clinic(path: Path) -> Clinic:
@@ -95,11 +83,3 @@ def _open(path: Path) -> Clinic:
     compute_reproducibly()
     keep_freed_memory()
     return Clinic(site, study, open_cells(site, study).cells, choose_device(site.device))
-
-
-def _digest(arrays: Arrays) -> str:
-    digest = hashlib.sha256()
-    for key, value in sorted(arrays.items()):
-        digest.update(key.encode())
-        digest.update(value.tobytes())
-    return digest.hexdigest()

@@ -14,7 +14,7 @@ from wbc_client.training import train_locally
 from wbc_client.virtual_stains import VirtualStains
 from wbc_common.models import Network, model_arrays
 from wbc_common.privacy import check_backbone, check_delta
-from wbc_common.wire import Arrays, Task, Update
+from wbc_common.wire import Arrays, ClassSums, Task, Update
 
 
 @dataclass(frozen=True)
@@ -26,17 +26,20 @@ class _Trained:
     epsilon: float | None = None
 
 
-def train_round(clinic: Clinic, cells: CellSet, task: Task, arrays: Arrays, stains: VirtualStains | None) -> Update:
+def train_round(
+    clinic: Clinic, cells: CellSet, task: Task, arrays: Arrays, stains: VirtualStains | None, sums: ClassSums | None
+) -> Update:
     """The update of one round: under DP-SGD, of the head alone, by centralised BoDA, or the usual one.
 
     Args:
         cells: training cells, N ≥ 1.
         arrays: the received model's.
         stains: of the federation, where the plan pools them.
+        sums: this clinic's own part of the totals that came with the task; None leaves the alignment term out.
     """
     started = time.perf_counter()
     model = clinic.model(arrays)
-    trained = _train(clinic, model, cells, task, arrays, stains)
+    trained = _train(clinic, model, cells, task, stains, sums)
     return Update(
         delta=changes(model, arrays),
         class_counts=cells.class_counts(),
@@ -55,7 +58,7 @@ def changes(model: Network, received: Arrays) -> Arrays:
 
 
 def _train(
-    clinic: Clinic, model: Network, cells: CellSet, task: Task, arrays: Arrays, stains: VirtualStains | None
+    clinic: Clinic, model: Network, cells: CellSet, task: Task, stains: VirtualStains | None, sums: ClassSums | None
 ) -> _Trained:
     study, name, number = clinic.study, clinic.site.clinic, task.round_number
     if study.privacy.mode == "dp-sgd":
@@ -65,8 +68,8 @@ def _train(
     elif study.loss.alignment == "boda-paper" and study.aligns(number):
         losses = train_boda(model, cells, study, clinic=name, round_number=number, stains=stains)
     else:
-        sums = None if task.totals is None else (clinic.class_sums(arrays), task.totals)
-        losses = train_locally(model, cells, study, clinic=name, round_number=number, sums=sums, stains=stains)
+        pair = None if task.totals is None or sums is None else (sums, task.totals)
+        losses = train_locally(model, cells, study, clinic=name, round_number=number, sums=pair, stains=stains)
     return _Trained(losses, clinic.precision)
 
 

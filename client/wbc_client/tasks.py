@@ -14,10 +14,11 @@ from wbc_client.dataset.cell_set import SPLITS, CellSet
 from wbc_client.features import sum_stain
 from wbc_client.measuring import measure, measure_personal_head
 from wbc_client.round_training import train_round
+from wbc_client.sharing import own_share, sums_to_share
 from wbc_client.virtual_stains import VirtualStains, virtual_stains
 from wbc_common.errors import DataError, MessageError, PolicyError
 from wbc_common.stain_sums import StainSums
-from wbc_common.wire import Arrays, ClassSums, Description, Evaluation, EvaluationSplit, Reply, Task, TaskKind, Update
+from wbc_common.wire import Arrays, Description, Evaluation, EvaluationSplit, Reply, RoundReply, Task, TaskKind
 
 
 def perform(clinic: Clinic, task: Task) -> Reply:
@@ -45,17 +46,17 @@ def stain_sums(clinic: Clinic, task: Task) -> StainSums:
     return sum_stain(_some(clinic.cells.part("train"), "training"))
 
 
-def class_sums(clinic: Clinic, task: Task) -> ClassSums:
-    """Sums of features per class of the training cells, under the received model."""
+def train(clinic: Clinic, task: Task) -> RoundReply:
+    """Measure the received model where the plan says so, then train it on this clinic's training cells."""
     _check_trains(clinic)
-    return clinic.class_sums(_model_of(task))
-
-
-def train(clinic: Clinic, task: Task) -> Update:
-    """Train on this clinic's training cells."""
-    _check_trains(clinic)
+    arrays, stains = _model_of(task), _stains_of(clinic, task)
     cells = _some(clinic.cells.part("train"), "training")
-    return train_round(clinic, cells, task, _model_of(task), _stains_of(clinic, task))
+    evaluation = None
+    if clinic.study.evaluates(task.round_number - 1):
+        evaluation = measure(clinic, clinic.cells.part("val"), task, _predicting(task), stains)
+    sums = sums_to_share(clinic, cells, arrays, task.round_number)
+    update = train_round(clinic, cells, task, arrays, stains, own_share(clinic, task))
+    return RoundReply(update, evaluation, sums)
 
 
 def evaluate(clinic: Clinic, task: Task) -> Evaluation:
@@ -73,7 +74,6 @@ def evaluate(clinic: Clinic, task: Task) -> Evaluation:
 _PERFORM: Mapping[TaskKind, Callable[[Clinic, Task], Reply]] = {
     "describe": describe,
     "stain-sums": stain_sums,
-    "class-sums": class_sums,
     "train": train,
     "evaluate": evaluate,
 }
@@ -91,6 +91,12 @@ def _model_of(task: Task) -> Arrays:
     if task.model is None:
         raise MessageError(f"task '{task.kind}' came without a model", remedy="run the same version at both sides")
     return task.model
+
+
+def _predicting(task: Task) -> Arrays:
+    """The received model with the bias that it predicts with under the plan's case mix."""
+    arrays = _model_of(task)
+    return arrays if task.prediction_bias is None else {**arrays, "head.bias": task.prediction_bias}
 
 
 def _stains_of(clinic: Clinic, task: Task) -> VirtualStains | None:

@@ -189,6 +189,15 @@ class StudyConfig(Settings):
         """Whether L2 counts in a round: after its warm-up, and while the backbone learns."""
         return self.loss.aligns(round_number, self.rounds) and not self.trains_head_only(round_number)
 
+    def evaluates(self, round_number: int) -> bool:
+        """Whether the model after a round (from 1) is measured: at every so many rounds, and at the last."""
+        return round_number >= 1 and (round_number % self.evaluation.every_rounds == 0 or round_number == self.rounds)
+
+    def shares_sums(self, round_number: int) -> bool:
+        """Whether class sums come with a round's updates: where the next round aligns to the anchors of others."""
+        shared = self.loss.alignment == "leave-self-out" and len(self.clinics.train) > 1
+        return shared and self.aligns(round_number + 1)
+
     @property
     def pools_stain(self) -> bool:
         """Whether training clinics tell their stain sums at start."""

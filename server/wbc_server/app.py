@@ -81,6 +81,8 @@ def _run_rounds(grid: Grid, strategy: WbcStrategy) -> None:
     if left > 0:
         arrays = book.load(book.rounds_done) if book.rounds_done else initial_model(study)
         strategy.start(grid, encode_arrays(arrays), num_rounds=left, timeout=strategy.timeout_seconds)
+    if book.awaited_round is not None:
+        strategy.close(grid, book.load(book.awaited_round))
 
 
 def _nodes(grid: Grid, study: StudyConfig, deployment: Deployment | None) -> dict[int, str] | None:

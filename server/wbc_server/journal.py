@@ -37,7 +37,7 @@ def append(path: Path, record: Record) -> None:
     Raises:
         WbcError: it cannot be written; the records before it are intact.
     """
-    line = json.dumps(_finite(record), allow_nan=False, separators=(",", ":")).encode() + b"\n"
+    line = as_line(record)
     try:
         if not path.exists():
             replace_atomically(path, b"")
@@ -46,6 +46,11 @@ def append(path: Path, record: Record) -> None:
             _write_or_undo(file, line)
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def as_line(record: Record) -> bytes:
+    """A record as the journal writes it."""
+    return json.dumps(_finite(record), allow_nan=False, separators=(",", ":")).encode() + b"\n"
 
 
 def read(path: Path) -> list[Record]:

@@ -1,18 +1,21 @@
-"""The facts of the round in flight, and the act that makes them last: checkpoint first, then one line in the journal.
+"""The facts of the rounds in flight, and the acts that make them last.
 
-A round exists once its line is on disk; a stop at any moment before that loses this round only. The model files that
-selection may still want are kept, the others removed. Of past rounds only what does not grow with the number of clinics
-stays in memory (`RoundDigest`), and their bytes summed.
+A round is kept once its updates are added: its checkpoint is written, then its record, without the figures of its
+model, to a file of its own. Those figures come with the next round; then its line goes into the journal. A round exists
+once its record is on disk; a stop at any moment before that loses this round only, and figures that were lost with it
+are asked for again. The model files that selection may still want are kept, the others removed. Of past rounds only
+what does not grow with the number of clinics stays in memory (`RoundDigest`), and their bytes summed.
 """
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from wbc_common.errors import ClinicAbsent, SettingError, WbcError
+from wbc_common.errors import ClinicAbsent, DataError, SettingError, WbcError
 from wbc_common.study import StudyConfig
 from wbc_common.wire import Arrays, Evaluation, Update
 from wbc_server import checkpoints, journal
@@ -21,6 +24,8 @@ from wbc_server.participation import Roster
 from wbc_server.run_folder import RunFolder
 from wbc_server.selection import mean_macro_f1, select_scored
 from wbc_server.server_step import averaged_model
+
+Stage = Literal["update", "class-sums", "evaluation"]
 
 
 @dataclass(frozen=True)
@@ -47,15 +52,23 @@ class RoundBook:
         self.egress: dict[str, dict[str, int]] = {}
         self.epsilon: dict[str, float] = {}  # by clinic, as it stated last; empty without DP-SGD
         for record in journal.scan(folder.journal):
-            self._keep(record)
+            self._digest(record)
+        self._awaiting: dict[str, Any] | None = self._read_kept()
         self._check_plan()
         self._open: dict[str, Any] = {}
         self._started = 0.0
 
     @property
     def rounds_done(self) -> int:
-        """The last round in the journal; 0 before any."""
+        """The last round that is kept; 0 before any."""
+        if self._awaiting is not None:
+            return int(self._awaiting["round"])
         return self.digests[-1].round_number if self.digests else 0
+
+    @property
+    def awaited_round(self) -> int | None:
+        """The round that is kept and waits for its model's figures; None where all have come."""
+        return None if self._awaiting is None else int(self._awaiting["round"])
 
     @property
     def open_round_number(self) -> int:
@@ -80,10 +93,17 @@ class RoundBook:
             "egress": {clinic: {} for clinic in self.roster.nodes},
         }
 
-    def note_bytes(self, clinic: str, kind: str, num_bytes: int) -> None:
-        """A reply of so many bytes arrived, whether or not it counts."""
-        sizes = self._open["egress"][clinic]
-        sizes[kind] = sizes.get(kind, 0) + num_bytes
+    def note_bytes(self, clinic: str, sizes: Mapping[str, int]) -> None:
+        """A reply with parts of so many bytes, by stage, arrived, whether or not it counts."""
+        for stage, size in sizes.items():
+            total = self._page(stage)["egress"][clinic]
+            total[stage] = total.get(stage, 0) + size
+
+    def _page(self, stage: str) -> dict[str, Any]:
+        """The record that a part of a reply belongs to: figures are those of the round before."""
+        if stage == "evaluation" and self._awaiting is not None:
+            return self._awaiting
+        return self._open
 
     def note_update(self, clinic: str, update: Update) -> None:
         """An update counts."""
@@ -101,14 +121,16 @@ class RoundBook:
     def note_evaluation(self, clinic: str, evaluation: Evaluation) -> None:
         """A clinic's confusion counts."""
         place = "validation" if clinic in self.roster.train else "held_out"
-        self._open[place][clinic] = evaluation.confusion.tolist()
-        self._open["coarse"][clinic] = evaluation.coarse.tolist()
+        page = self._page("evaluation")
+        page[place][clinic] = evaluation.confusion.tolist()
+        page["coarse"][clinic] = evaluation.coarse.tolist()
 
-    def refuse(self, clinic: str, stage: str, error: WbcError) -> None:
+    def refuse(self, clinic: str, stage: Stage, error: WbcError) -> None:
         """A reply does not count, or did not come."""
-        round_number = self._open["round"]
+        page = self._page(stage)
+        round_number = page["round"]
         place = "missing" if isinstance(error, ClinicAbsent) else "refused"
-        self._open[place].append(
+        page[place].append(
             {"round": round_number, "clinic": clinic, "stage": stage, "kind": error.kind, "reason": error.problem}
         )
         announce(ReplyRefused(round_number, clinic, stage, error.problem))
@@ -122,8 +144,8 @@ class RoundBook:
         """Clinics that were asked to train and sent nothing."""
         self._open["missing"] = [*self._open["missing"], *clinics]
 
-    def commit(self, model: Mapping[str, np.ndarray], state: Arrays | None = None) -> None:
-        """Write the round: checkpoint and server state, then the journal's line; then drop what no one needs.
+    def keep(self, model: Mapping[str, np.ndarray], state: Arrays | None = None) -> None:
+        """Make the round last: checkpoint and server state, then its record, which waits for its figures.
 
         Args:
             model: the global model.
@@ -137,13 +159,39 @@ class RoundBook:
             kept = checkpoints.save(self.folder.server_state, record["round"], state, metadata)
             record["server_state"] = {"file": kept.file, "sha256": kept.sha256}
         record["seconds"] = round(time.perf_counter() - self._started, 3)
-        journal.append(self.folder.journal, record)
-        self._keep(record)
-        checkpoints.prune(self.folder.checkpoints, {self.rounds_done, self.selected_round})
+        content = journal.as_line(record)
+        checkpoints.replace_atomically(self.folder.kept_round, content)
+        self._awaiting = record
+        selected = {self.selected_round} if self.digests else set()
+        checkpoints.prune(self.folder.checkpoints, {self.rounds_done} | selected)
         checkpoints.prune(self.folder.server_state, {self.rounds_done})
+
+    def commit(self) -> None:
+        """Write the journal's line of the kept round, now that its figures have come; nothing where it is written."""
+        record = self._awaiting
+        if record is None:
+            return
+        journal.append(self.folder.journal, record)
+        self._awaiting = None
+        self._digest(record)
+        checkpoints.prune(self.folder.checkpoints, {self.rounds_done, self.selected_round})
         self._announce_round(record)
 
-    def _keep(self, record: Mapping[str, Any]) -> None:
+    def _read_kept(self) -> dict[str, Any] | None:
+        """The record of a round that waits for its figures; None where the journal has its line."""
+        path = self.folder.kept_round
+        if not path.exists():
+            return None
+        try:
+            record: dict[str, Any] = json.loads(path.read_bytes())
+            number = int(record["round"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{path} cannot be read", remedy="restore it from a backup, or remove it to go on from the journal"
+            ) from error
+        return record if number > (self.digests[-1].round_number if self.digests else 0) else None
+
+    def _digest(self, record: Mapping[str, Any]) -> None:
         self.digests.append(
             RoundDigest(
                 int(record["round"]),
@@ -152,7 +200,7 @@ class RoundBook:
                 mean_macro_f1(record["validation"]),
                 record["seconds"],
                 tuple(record["refused"]),
-                checkpoints.CheckpointRef(**record["server_state"]) if "server_state" in record else None,
+                _server_state(record),
             )
         )
         stated = {clinic: values["epsilon"] for clinic, values in record["train"].items() if "epsilon" in values}
@@ -163,7 +211,8 @@ class RoundBook:
                 total[kind] = total.get(kind, 0) + size
 
     def _check_plan(self) -> None:
-        plans = {digest.plan for digest in self.digests} - {self.study.hash}
+        waiting = set() if self._awaiting is None else {self._awaiting["plan"]}
+        plans = ({digest.plan for digest in self.digests} | waiting) - {self.study.hash}
         if plans:
             raise SettingError(
                 f"study.toml changed: rounds ran by plan {min(plans)[:12]}, now it is {self.study.hash[:12]}",
@@ -177,13 +226,20 @@ class RoundBook:
         return select_scored(scores, self.study.evaluation)
 
     def load(self, round_number: int) -> Arrays:
-        """The global model after a round of the journal, verified against its checksum."""
+        """The global model after a round, verified against its checksum."""
+        if self._awaiting is not None and round_number == self.awaited_round:
+            return dict(
+                checkpoints.load(self.folder.checkpoints, checkpoints.CheckpointRef(**self._awaiting["checkpoint"]))
+            )
         digest = next(digest for digest in self.digests if digest.round_number == round_number)
         return dict(checkpoints.load(self.folder.checkpoints, digest.checkpoint))
 
     def load_state(self) -> Arrays:
         """What the server carries beside the model after the last round; nothing before any."""
-        reference = self.digests[-1].server_state if self.digests else None
+        if self._awaiting is not None:
+            reference = _server_state(self._awaiting)
+        else:
+            reference = self.digests[-1].server_state if self.digests else None
         return {} if reference is None else dict(checkpoints.load(self.folder.server_state, reference))
 
     def load_selected(self) -> Arrays:
@@ -201,3 +257,7 @@ class RoundBook:
                 record["seconds"],
             )
         )
+
+
+def _server_state(record: Mapping[str, Any]) -> checkpoints.CheckpointRef | None:
+    return checkpoints.CheckpointRef(**record["server_state"]) if "server_state" in record else None

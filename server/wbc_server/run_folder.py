@@ -34,6 +34,11 @@ class RunFolder:
         return self.path / "rounds.jsonl"
 
     @property
+    def kept_round(self) -> Path:
+        """The record of the last round, until the figures of its model have come and the journal has its line."""
+        return self.path / "kept-round.json"
+
+    @property
     def checkpoints(self) -> Path:
         """The global model after rounds."""
         return self.path / "checkpoints"

@@ -1,15 +1,16 @@
 """The strategy: Flower's own round loop, with class-count-aware aggregation in its hooks.
 
-Per round: where the alignment term counts, class sums are gathered; training clinics train; each update passes the
-gate and is added as it arrives, in name order, so that the same updates give the same bits; all clinics evaluate; the
-round is committed. A refused or missing reply is named in the round's record and the round goes on.
+A round is one message each way. With round t training clinics get the model, say how it does on their validation
+cells, train it, and return both; held-out clinics measure the same model in the same exchange. So the figures of a
+round's model come with the next round, and those of the last one with a closing exchange. Where the alignment term
+counts, class sums come with the updates too, and their total goes out with the next round. Each update passes the
+gate and is added as it arrives, in name order, so that the same updates give the same bits. A refused or missing reply is
+named in the round's record and the round goes on.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import reduce
-from operator import add
-from typing import TypeVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
@@ -23,24 +24,25 @@ from wbc_common.wire import (
     Arrays,
     ClassSums,
     Evaluation,
+    EvaluationSplit,
     Task,
     Update,
+    bytes_by_stage,
     decode_class_sums,
     decode_evaluation,
     decode_update,
+    decode_validation,
     encode_arrays,
-    num_bytes,
     record_arrays,
 )
 from wbc_server.aggregation import plan_weights
+from wbc_server.anchor_pool import find_pool, pool_sums, put_pool
 from wbc_server.gate import check_class_sums, check_evaluation, check_update
 from wbc_server.participation import Roster, content_of, instruct
 from wbc_server.prediction import for_prediction
 from wbc_server.robust import aggregate_of
-from wbc_server.round_book import RoundBook
+from wbc_server.round_book import RoundBook, Stage
 from wbc_server.server_step import average_in, take_step
-
-Decoded = TypeVar("Decoded")
 
 
 class WbcStrategy(Strategy):
@@ -67,93 +69,130 @@ class WbcStrategy(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Training tasks; class sums are gathered first where the alignment term counts."""
+        """Training tasks; and for held-out clinics to measure the same model, where its figures are due."""
         round_number = server_round + self._rounds_before
         self.book.open_round(round_number)
         self.model = record_arrays(arrays)
-        sums = self._gather_sums(grid, round_number)
         task = Task("train", self.study.hash, round_number, self.model, stain=self.stain)
-        if len(sums) < 2:
+        predicting = self._predicting()
+        if predicting is not self.model:
+            task = replace(task, prediction_bias=predicting["head.bias"])
+        return [*self._training(task), *self._measuring(self.roster.held_out, split="all")]
+
+    def _training(self, task: Task) -> list[Message]:
+        """A clinic whose sums are not in the pool must not take them out of it: it trains without the term."""
+        pool = find_pool(self.state, self.study)
+        if pool is None:
             return instruct(task, self.roster, self.roster.train)
-        aligned = replace(task, totals=reduce(add, sums.values()))
-        # A clinic whose sums do not count must not subtract them from the totals: it trains without the term.
-        without = [clinic for clinic in self.roster.train if clinic not in sums]
-        return [*instruct(aligned, self.roster, list(sums)), *instruct(task, self.roster, without)]
+        within = [clinic for clinic in self.roster.train if clinic in pool.clinics]
+        without = [clinic for clinic in self.roster.train if clinic not in pool.clinics]
+        aligned = replace(task, totals=pool.totals)
+        return [*instruct(aligned, self.roster, within), *instruct(task, self.roster, without)]
+
+    def _measuring(self, clinics: tuple[str, ...], split: EvaluationSplit) -> list[Message]:
+        """Tasks to measure the model of the round whose figures are due; none where none are."""
+        number = self.book.awaited_round
+        if number is None or not self.study.evaluates(number):
+            return []
+        task = Task("evaluate", self.study.hash, number, self._predicting(), split=split, stain=self.stain)
+        return instruct(task, self.roster, clinics)
+
+    def _predicting(self) -> Arrays:
+        return for_prediction(self.model, self.study, self.roster.training_counts().sum(axis=0))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Add the updates that pass the gate, one at a time, and take the server's step."""
+        """Add the updates that pass the gate, one at a time, and take the server's step.
+
+        The round before is complete with the figures that came along, and committed; this one is kept.
+        """
         total = aggregate_of(self.study.aggregation)
-        answered = []
+        answered: list[str] = []
+        sums: dict[str, ClassSums] = {}
         rows = {clinic: row for row, clinic in enumerate(self.roster.train)}
-        for clinic, update in self._accepted("update", replies, self.roster.train, self._check_update):
-            row = rows[clinic]
-            total.add(update.delta, float(self.weights.backbone[row]), self.weights.head[row])
-            self.book.note_update(clinic, update)
-            answered.append(clinic)
+        for clinic, records in self._opened(replies):
+            if clinic not in rows:
+                self._take_figures(clinic, records, decode_evaluation)
+                continue
+            if self.study.evaluates(self.book.open_round_number - 1):
+                self._take_figures(clinic, records, decode_validation)
+            if self.study.shares_sums(self.book.open_round_number):
+                with self._refusing(clinic, "class-sums"):
+                    sums[clinic] = self._check_sums(clinic, records)
+            with self._refusing(clinic, "update"):
+                update = self._check_update(clinic, records)
+                total.add(update.delta, float(self.weights.backbone[rows[clinic]]), self.weights.head[rows[clinic]])
+                self.book.note_update(clinic, update)
+                answered.append(clinic)
+        self.book.commit()
         self._note_missing(answered)
         self._check_quorum(answered)
         if answered:
             self.model, self.state = take_step(self.model, total.mean(), self.state, self.study.aggregation)
+        self.state = average_in(self.model, self.state, self.study, self.book.open_round_number)
+        self.state = put_pool(self.state, pool_sums(sums), self.study)
+        self.book.keep(self.model, self.state)
         return encode_arrays(self.model), None
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Evaluation tasks: validation cells of training clinics, all cells of held-out ones."""
-        round_number = server_round + self._rounds_before
-        due = round_number % self.study.evaluation.every_rounds == 0 or round_number == self.study.rounds
-        if not due:
-            return []
-        model = for_prediction(self.model, self.study, self.roster.training_counts().sum(axis=0))
-        validate = Task("evaluate", self.study.hash, round_number, model, split="val", stain=self.stain)
-        measure = replace(validate, split="all")
-        return [
-            *instruct(validate, self.roster, self.roster.train),
-            *instruct(measure, self.roster, self.roster.held_out),
-        ]
+        """Nothing: figures come with the next round."""
+        return []
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Note the confusion counts and commit the round."""
-        clinics = (*self.roster.train, *self.roster.held_out)
-        for clinic, evaluation in self._accepted("evaluation", replies, clinics, self._check_evaluation):
-            self.book.note_evaluation(clinic, evaluation)
-        self.state = average_in(self.model, self.state, self.study, self.book.open_round_number)
-        self.book.commit(self.model, self.state)
+        """Nothing: figures come with the next round."""
         return None
+
+    def close(self, grid: Grid, arrays: Arrays) -> None:
+        """Measure the model of the last round, which no other round follows, and commit that round.
+
+        Args:
+            arrays: the model after it.
+        """
+        self.model = arrays
+        messages = [
+            *self._measuring(self.roster.train, split="val"),
+            *self._measuring(self.roster.held_out, split="all"),
+        ]
+        replies = grid.send_and_receive(messages, timeout=self.timeout_seconds)
+        for clinic, records in self._opened(replies, stage="evaluation"):
+            self._take_figures(clinic, records, decode_evaluation)
+        self.book.commit()
 
     def summary(self) -> None:
         """Nothing: the study's own log says what runs."""
 
-    def _gather_sums(self, grid: Grid, round_number: int) -> dict[str, ClassSums]:
-        """Class sums under the current model, by clinic in name order; none while the term is off."""
-        if len(self.roster.train) < 2 or not self.study.aligns(round_number):
-            return {}
-        task = Task("class-sums", self.study.hash, round_number, self.model)
-        replies = grid.send_and_receive(instruct(task, self.roster, self.roster.train), timeout=self.timeout_seconds)
-        return dict(self._accepted("class-sums", replies, self.roster.train, self._check_sums))
-
-    def _accepted(
-        self,
-        stage: str,
-        replies: Iterable[Message],
-        clinics: tuple[str, ...],
-        check: Callable[[str, RecordDict], Decoded],
-    ) -> Iterator[tuple[str, Decoded]]:
-        """Checked content by clinic, in the order of `clinics`; what fails is refused by name."""
-        for clinic, reply in in_order(replies, clinics, self.roster):
+    def _opened(self, replies: Iterable[Message], stage: Stage | None = None) -> Iterator[tuple[str, RecordDict]]:
+        """Records by clinic, training ones first, in name order; errors and absences are refused by name."""
+        for clinic, reply in in_order(replies, (*self.roster.train, *self.roster.held_out), self.roster):
+            role_stage: Stage = "update" if clinic in self.roster.train else "evaluation"
             try:
-                yield clinic, self._open_reply(clinic, stage, reply, check)
+                records = content_of(reply)
             except WbcError as error:
-                self.book.refuse(clinic, stage, error)
+                self.book.refuse(clinic, stage or role_stage, error)
+                continue
+            self.book.note_bytes(clinic, bytes_by_stage(records))
+            yield clinic, records
 
-    def _open_reply(
-        self, clinic: str, stage: str, reply: Message, check: Callable[[str, RecordDict], Decoded]
-    ) -> Decoded:
-        records = content_of(reply)
-        self.book.note_bytes(clinic, stage, num_bytes(records))
-        return check(clinic, records)
+    @contextmanager
+    def _refusing(self, clinic: str, stage: Stage) -> Iterator[None]:
+        """What fails is refused by name, and the round goes on."""
+        try:
+            yield
+        except WbcError as error:
+            self.book.refuse(clinic, stage, error)
+
+    def _take_figures(self, clinic: str, records: RecordDict, decode: Callable[[RecordDict], Evaluation]) -> None:
+        if self.book.awaited_round is None:  # they came before a kill, and the round was committed
+            return
+        with self._refusing(clinic, "evaluation"):
+            evaluation = decode(records)
+            split = "val" if clinic in self.roster.train else "all"
+            num_cells = self.roster.declared_cells(clinic, split)
+            check_evaluation(evaluation, num_cells, num_classes=len(self.study.classes))
+            self.book.note_evaluation(clinic, evaluation)
 
     def _check_update(self, clinic: str, records: RecordDict) -> Update:
         update = decode_update(records)
@@ -172,13 +211,6 @@ class WbcStrategy(Strategy):
         declared = self.roster.class_counts[clinic][0]
         check_class_sums(sums.sums, sums.counts, declared, num_features=self.model["head.weight"].shape[1])
         return sums
-
-    def _check_evaluation(self, clinic: str, records: RecordDict) -> Evaluation:
-        evaluation = decode_evaluation(records)
-        split = "val" if clinic in self.roster.train else "all"
-        num_cells = self.roster.declared_cells(clinic, split)
-        check_evaluation(evaluation, num_cells, num_classes=len(self.study.classes))
-        return evaluation
 
     def _check_quorum(self, answered: list[str]) -> None:
         """Between hospitals: stop before a round that too few decided is kept."""

@@ -32,12 +32,6 @@ def stain_sums(message: Message, context: Context) -> Message:
     return hand_over(message)
 
 
-@app.query("class_sums")
-def class_sums(message: Message, context: Context) -> Message:
-    """Sums of features per class."""
-    return hand_over(message)
-
-
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Local training."""

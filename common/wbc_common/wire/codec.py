@@ -5,6 +5,7 @@ decoded values make sense is for the receiver (`wbc_server.gate`, `wbc_client.bo
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -25,6 +26,7 @@ from wbc_common.wire.messages import (
     Evaluation,
     EvaluationSplit,
     Reply,
+    RoundReply,
     Task,
     TaskKind,
     Update,
@@ -45,7 +47,6 @@ from wbc_common.wire.records import (
 MESSAGE_TYPES: Mapping[TaskKind, str] = {
     "describe": "query.describe",
     "stain-sums": "query.stain_sums",
-    "class-sums": "query.class_sums",
     "train": "train",
     "evaluate": "evaluate",
 }
@@ -54,7 +55,7 @@ _BITS: Mapping[Literal["fp32", "bf16"], int] = {"fp32": 32, "bf16": 16}
 
 _TASK, _MODEL, _TOTALS, _STAIN_TOTALS = "task", "model", "class-sum-totals", "stain-sum-totals"
 _STAIN, _WISH, _CALIBRATION = "stain-sums", "calibration-request", "calibration"
-_SHIFTED, _PERSONAL = "shifted", "personal"
+_SHIFTED, _PERSONAL, _BIAS = "shifted", "personal", "prediction-bias"
 _CLINIC, _COUNTS, _SUMS, _UPDATE, _TRAINING, _CONFUSION = (
     "clinic",
     "counts",
@@ -66,13 +67,15 @@ _CLINIC, _COUNTS, _SUMS, _UPDATE, _TRAINING, _CONFUSION = (
 REPLY_RECORDS: Mapping[TaskKind, frozenset[str]] = {
     "describe": frozenset({_CLINIC, _COUNTS}),
     "stain-sums": frozenset({_STAIN}),
-    "class-sums": frozenset({_SUMS}),
     "train": frozenset({_UPDATE, _COUNTS, _TRAINING}),
     "evaluate": frozenset({_CONFUSION}),
 }
 
-# What an evaluation may hold beside these, where it was asked for or the plan says so.
-OPTIONAL_RECORDS: Mapping[TaskKind, frozenset[str]] = {"evaluate": frozenset({_CALIBRATION, _SHIFTED, _PERSONAL})}
+# What a reply may hold beside these, where it was asked for or the plan says so.
+OPTIONAL_RECORDS: Mapping[TaskKind, frozenset[str]] = {
+    "train": frozenset({_CONFUSION, _SUMS}),
+    "evaluate": frozenset({_CALIBRATION, _SHIFTED, _PERSONAL}),
+}
 
 
 def encode_task(task: Task) -> RecordDict:
@@ -93,6 +96,8 @@ def encode_task(task: Task) -> RecordDict:
         records[_STAIN_TOTALS] = encode_stain(task.stain)
     if task.calibration is not None:
         records[_WISH] = encode_request(task.calibration)
+    if task.prediction_bias is not None:
+        records[_BIAS] = encode_arrays({"bias": task.prediction_bias})
     return records
 
 
@@ -106,7 +111,7 @@ def decode_task(records: RecordDict) -> Task:
     kind, split = values.get("kind"), values.get("split")
     if kind not in get_args(TaskKind) or split not in get_args(EvaluationSplit):
         raise wrong(f"task kind {kind!r} with split {split!r}", "a kind and split of this version")
-    only(records, {_TASK, _MODEL, _TOTALS, _STAIN_TOTALS, _WISH})
+    only(records, {_TASK, _MODEL, _TOTALS, _STAIN_TOTALS, _WISH, _BIAS})
     return Task(
         kind=kind,  # type: ignore[arg-type]
         study_hash=str(values.get("study-hash")),
@@ -117,6 +122,7 @@ def decode_task(records: RecordDict) -> Task:
         replicates=integer(values, "replicates"),
         stain=decode_stain(records, _STAIN_TOTALS) if _STAIN_TOTALS in records else None,
         calibration=decode_request(records, _WISH) if _WISH in records else None,
+        prediction_bias=array(records, _BIAS, "bias", ndim=1) if _BIAS in records else None,
     )
 
 
@@ -128,25 +134,30 @@ def encode_reply(reply: Reply) -> RecordDict:
         )
     if isinstance(reply, StainSums):
         return RecordDict({_STAIN: encode_stain(reply)})
-    if isinstance(reply, ClassSums):
-        return RecordDict({_SUMS: encode_arrays({"sums": reply.sums, "counts": reply.counts})})
     if isinstance(reply, Update):
-        training: dict[str, MetricRecordValues] = {
-            **reply.losses,
-            "cells": reply.num_cells,
-            "seconds": reply.seconds,
-            "precision-bits": _BITS[reply.precision],
-        }
-        if reply.epsilon is not None:
-            training["epsilon"] = reply.epsilon
-        return RecordDict(
-            {
-                _UPDATE: encode_arrays(reply.delta),
-                _COUNTS: encode_arrays({"counts": reply.class_counts}),
-                _TRAINING: MetricRecord(training),
-            }
-        )
+        return _encode_round(RoundReply(reply))
+    if isinstance(reply, RoundReply):
+        return _encode_round(reply)
     return _encode_evaluation(reply)
+
+
+def _encode_round(reply: RoundReply) -> RecordDict:
+    records = _encode_evaluation(reply.evaluation) if reply.evaluation is not None else RecordDict()
+    update = reply.update
+    training: dict[str, MetricRecordValues] = {
+        **update.losses,
+        "cells": update.num_cells,
+        "seconds": update.seconds,
+        "precision-bits": _BITS[update.precision],
+    }
+    if update.epsilon is not None:
+        training["epsilon"] = update.epsilon
+    records[_UPDATE] = encode_arrays(update.delta)
+    records[_COUNTS] = encode_arrays({"counts": update.class_counts})
+    records[_TRAINING] = MetricRecord(training)
+    if reply.sums is not None:
+        records[_SUMS] = encode_arrays({"sums": reply.sums.sums, "counts": reply.sums.counts})
+    return records
 
 
 def _encode_evaluation(evaluation: Evaluation) -> RecordDict:
@@ -180,14 +191,13 @@ def decode_stain_sums(records: RecordDict) -> StainSums:
 
 
 def decode_class_sums(records: RecordDict) -> ClassSums:
-    """A clinic's class sums; MessageError if they are none."""
-    only(records, REPLY_RECORDS["class-sums"])
+    """The class sums that came with a clinic's update; MessageError if there are none."""
     return _decode_sums(records, _SUMS)
 
 
 def decode_update(records: RecordDict) -> Update:
-    """A clinic's update; MessageError if it is none."""
-    only(records, REPLY_RECORDS["train"])
+    """A clinic's update, whatever came with it; MessageError if it is none."""
+    only(records, REPLY_RECORDS["train"] | OPTIONAL_RECORDS["train"])
     training = metrics(records, _TRAINING)
     beside = ("cells", "seconds", "precision-bits", "epsilon")
     losses = {name: value for name, value in training.items() if name not in beside}
@@ -205,13 +215,20 @@ def decode_update(records: RecordDict) -> Update:
 def decode_evaluation(records: RecordDict) -> Evaluation:
     """A clinic's evaluation; MessageError if it is none."""
     only(records, REPLY_RECORDS["evaluate"] | OPTIONAL_RECORDS["evaluate"])
+    return replace(
+        decode_validation(records),
+        calibration=decode_calibration(records, _CALIBRATION) if _CALIBRATION in records else None,
+        shifted=integers(records, _SHIFTED, "confusion", ndim=2) if _SHIFTED in records else None,
+        personal=integers(records, _PERSONAL, "confusion", ndim=2) if _PERSONAL in records else None,
+    )
+
+
+def decode_validation(records: RecordDict) -> Evaluation:
+    """The counts of an evaluation, also where they came with an update; MessageError if there are none."""
     return Evaluation(
         confusion=integers(records, _CONFUSION, "confusion", ndim=2),
         replicates=integers(records, _CONFUSION, "replicates", ndim=3),
         coarse=integers(records, _CONFUSION, "coarse", ndim=1),
-        calibration=decode_calibration(records, _CALIBRATION) if _CALIBRATION in records else None,
-        shifted=integers(records, _SHIFTED, "confusion", ndim=2) if _SHIFTED in records else None,
-        personal=integers(records, _PERSONAL, "confusion", ndim=2) if _PERSONAL in records else None,
     )
 
 
@@ -223,6 +240,16 @@ def encode_error(kind: str, reference: str) -> Error:
 def num_bytes(records: RecordDict) -> int:
     """Size of the records' content in bytes, without Flower's envelope."""
     return sum(int(record.count_bytes()) for record in records.values())
+
+
+def bytes_by_stage(records: RecordDict) -> dict[str, int]:
+    """Size in bytes of each part of a training clinic's reply: its update, and what came with it."""
+    parts = {_CONFUSION: "evaluation", _SUMS: "class-sums"}
+    sizes: dict[str, int] = {}
+    for name, record in records.items():
+        stage = parts.get(name, "update")
+        sizes[stage] = sizes.get(stage, 0) + int(record.count_bytes())
+    return sizes
 
 
 def _precision(bits: float) -> Literal["fp32", "bf16"]:

@@ -1,7 +1,8 @@
 """What coordinator and clinic say to each other, as plain data.
 
-One task goes to a clinic (`Task`); one of five replies comes back: `Description`, `StainSums`, `ClassSums`,
-`Update` or `Evaluation`. All of a reply is sums and counts, so that it adds over clinics.
+One task goes to a clinic (`Task`); one of four replies comes back: `Description`, `StainSums`, `RoundReply` or
+`Evaluation`. All of a reply is sums and counts, so that it adds over clinics. A round is one message each way: with its
+update a clinic says how the model that it received does on its validation cells, and the class sums under that model.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from wbc_common.calibration import CalibrationCounts
 from wbc_common.stain_sums import StainSums
 
-TaskKind = Literal["describe", "stain-sums", "class-sums", "train", "evaluate"]
+TaskKind = Literal["describe", "stain-sums", "train", "evaluate"]
 EvaluationSplit = Literal["val", "test", "all"]
 Arrays = dict[str, np.ndarray]
 
@@ -51,11 +52,12 @@ class Task:
         study_hash: the plan it belongs to.
         round_number: from 1; 0 before the first round.
         model: the global model's arrays; None for "describe".
-        totals: class sums over all training clinics; None while the alignment term is off.
+        totals: class sums over training clinics, as they came with the round before; None while nothing aligns.
         split: which cells to evaluate.
         replicates: bootstrap draws wanted with an evaluation.
         stain: stain sums over all training clinics; None where the plan does not pool them.
         calibration: counts of calibration wanted with an evaluation; None for none.
+        prediction_bias: head bias float32 [C] to measure the received model with; None for its own.
     """
 
     kind: TaskKind
@@ -67,6 +69,7 @@ class Task:
     replicates: int = 0
     stain: StainSums | None = None
     calibration: CalibrationRequest | None = None
+    prediction_bias: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -115,4 +118,19 @@ class Evaluation:
     personal: NDArray[np.int64] | None = None
 
 
-Reply = Description | StainSums | ClassSums | Update | Evaluation
+@dataclass(frozen=True)
+class RoundReply:
+    """All that a training clinic says in a round.
+
+    Attributes:
+        update: what its training changed.
+        evaluation: counts of the received model on its validation cells, where the plan measures that model.
+        sums: class sums of its training cells under the received model, where the next round aligns.
+    """
+
+    update: Update
+    evaluation: Evaluation | None = None
+    sums: ClassSums | None = None
+
+
+Reply = Description | StainSums | Update | RoundReply | Evaluation

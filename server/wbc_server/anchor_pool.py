@@ -1,0 +1,48 @@
+"""Class sums pooled over training clinics in one round, the next round's anchors (docs/method.md §1).
+
+They are carried in the server's state, so that a resumed run sends the same anchors. One clinic's sums alone align
+nobody; and a clinic whose sums are not in the pool must not take them out of it, so the pool knows whose it holds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+
+import numpy as np
+
+from wbc_common.study import StudyConfig
+from wbc_common.wire import Arrays, ClassSums
+
+_SUMS, _COUNTS, _CLINICS = "anchors/sums", "anchors/counts", "anchors/clinics"
+
+
+@dataclass(frozen=True)
+class AnchorPool:
+    """Summed class sums, and the clinics that they are of."""
+
+    totals: ClassSums
+    clinics: tuple[str, ...]
+
+
+def pool_sums(sums: Mapping[str, ClassSums]) -> AnchorPool | None:
+    """The pool of clinic → sums, added in their order; None of fewer than two clinics."""
+    return AnchorPool(reduce(add, sums.values()), tuple(sums)) if len(sums) > 1 else None
+
+
+def put_pool(state: Arrays, pool: AnchorPool | None, study: StudyConfig) -> Arrays:
+    """The server's state with this pool in place of the last one."""
+    rest = {key: value for key, value in state.items() if key not in (_SUMS, _COUNTS, _CLINICS)}
+    if pool is None:
+        return rest
+    held = np.array([clinic in pool.clinics for clinic in sorted(study.clinics.train)])
+    return {**rest, _SUMS: pool.totals.sums, _COUNTS: pool.totals.counts, _CLINICS: held}
+
+
+def find_pool(state: Arrays, study: StudyConfig) -> AnchorPool | None:
+    """The pool in the server's state."""
+    if _SUMS not in state:
+        return None
+    names = sorted(study.clinics.train)
+    clinics = tuple(clinic for clinic, held in zip(names, state[_CLINICS], strict=True) if held)
+    return AnchorPool(ClassSums(state[_SUMS], state[_COUNTS]), clinics)
