@@ -3,42 +3,29 @@
 A round is kept once its updates are added: its checkpoint is written, then its record, without the figures of its
 model, to a file of its own. Those figures come with the next round; then its line goes into the journal. A round exists
 once its record is on disk; a stop at any moment before that loses this round only, and figures that were lost with it
-are asked for again. The model files that selection may still want are kept, the others removed. Of past rounds only
+are asked for again. The model files that selection or a resumed run may still want are kept. Of past rounds only
 what does not grow with the number of clinics stays in memory (`RoundDigest`), and their bytes summed.
 """
 
-import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from wbc_common.errors import ClinicAbsent, DataError, SettingError, WbcError
+from wbc_common.errors import ClinicAbsent, SettingError, WbcError
 from wbc_common.study import StudyConfig
 from wbc_common.wire import Arrays, Evaluation, Update
 from wbc_server import checkpoints, journal
 from wbc_server.events import ClinicTrained, ReplyRefused, RoundFinished, announce
+from wbc_server.kept_round import read_kept, write_kept
 from wbc_server.participation import Roster
+from wbc_server.round_digest import RoundDigest, digest_of
 from wbc_server.run_folder import RunFolder
 from wbc_server.selection import mean_macro_f1, select_scored
 from wbc_server.server_step import averaged_model
 
 Stage = Literal["update", "class-sums", "evaluation"]
-
-
-@dataclass(frozen=True)
-class RoundDigest:
-    """What is still wanted of a past round; the journal has all of it."""
-
-    round_number: int
-    plan: str
-    checkpoint: checkpoints.CheckpointRef
-    validation_macro_f1: float
-    seconds: float
-    refused: tuple[dict[str, Any], ...]
-    server_state: checkpoints.CheckpointRef | None = None
 
 
 class RoundBook:
@@ -53,7 +40,7 @@ class RoundBook:
         self.epsilon: dict[str, float] = {}  # by clinic, as it stated last; empty without DP-SGD
         for record in journal.scan(folder.journal):
             self._digest(record)
-        self._awaiting: dict[str, Any] | None = self._read_kept()
+        self._awaiting = read_kept(folder.kept_round, after=self._committed)
         self._check_plan()
         self._open: dict[str, Any] = {}
         self._started = 0.0
@@ -63,6 +50,11 @@ class RoundBook:
         """The last round that is kept; 0 before any."""
         if self._awaiting is not None:
             return int(self._awaiting["round"])
+        return self._committed
+
+    @property
+    def _committed(self) -> int:
+        """The last round in the journal; its model stays until the one after it is there too."""
         return self.digests[-1].round_number if self.digests else 0
 
     @property
@@ -159,12 +151,11 @@ class RoundBook:
             kept = checkpoints.save(self.folder.server_state, record["round"], state, metadata)
             record["server_state"] = {"file": kept.file, "sha256": kept.sha256}
         record["seconds"] = round(time.perf_counter() - self._started, 3)
-        content = journal.as_line(record)
-        checkpoints.replace_atomically(self.folder.kept_round, content)
+        write_kept(self.folder.kept_round, record)
         self._awaiting = record
-        selected = {self.selected_round} if self.digests else set()
-        checkpoints.prune(self.folder.checkpoints, {self.rounds_done} | selected)
-        checkpoints.prune(self.folder.server_state, {self.rounds_done})
+        lasting = {self.rounds_done, self._committed}
+        checkpoints.prune(self.folder.checkpoints, lasting | ({self.selected_round} if self.digests else set()))
+        checkpoints.prune(self.folder.server_state, lasting)
 
     def commit(self) -> None:
         """Write the journal's line of the kept round, now that its figures have come; nothing where it is written."""
@@ -175,34 +166,11 @@ class RoundBook:
         self._awaiting = None
         self._digest(record)
         checkpoints.prune(self.folder.checkpoints, {self.rounds_done, self.selected_round})
+        checkpoints.prune(self.folder.server_state, {self.rounds_done})
         self._announce_round(record)
 
-    def _read_kept(self) -> dict[str, Any] | None:
-        """The record of a round that waits for its figures; None where the journal has its line."""
-        path = self.folder.kept_round
-        if not path.exists():
-            return None
-        try:
-            record: dict[str, Any] = json.loads(path.read_bytes())
-            number = int(record["round"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{path} cannot be read", remedy="restore it from a backup, or remove it to go on from the journal"
-            ) from error
-        return record if number > (self.digests[-1].round_number if self.digests else 0) else None
-
     def _digest(self, record: Mapping[str, Any]) -> None:
-        self.digests.append(
-            RoundDigest(
-                int(record["round"]),
-                record["plan"],
-                checkpoints.CheckpointRef(**record["checkpoint"]),
-                mean_macro_f1(record["validation"]),
-                record["seconds"],
-                tuple(record["refused"]),
-                _server_state(record),
-            )
-        )
+        self.digests.append(digest_of(record))
         stated = {clinic: values["epsilon"] for clinic, values in record["train"].items() if "epsilon" in values}
         self.epsilon.update(stated)
         for clinic, sizes in record["egress"].items():
@@ -228,16 +196,15 @@ class RoundBook:
     def load(self, round_number: int) -> Arrays:
         """The global model after a round, verified against its checksum."""
         if self._awaiting is not None and round_number == self.awaited_round:
-            return dict(
-                checkpoints.load(self.folder.checkpoints, checkpoints.CheckpointRef(**self._awaiting["checkpoint"]))
-            )
-        digest = next(digest for digest in self.digests if digest.round_number == round_number)
-        return dict(checkpoints.load(self.folder.checkpoints, digest.checkpoint))
+            reference = digest_of(self._awaiting).checkpoint
+        else:
+            reference = next(digest.checkpoint for digest in self.digests if digest.round_number == round_number)
+        return dict(checkpoints.load(self.folder.checkpoints, reference))
 
     def load_state(self) -> Arrays:
         """What the server carries beside the model after the last round; nothing before any."""
         if self._awaiting is not None:
-            reference = _server_state(self._awaiting)
+            reference = digest_of(self._awaiting).server_state
         else:
             reference = self.digests[-1].server_state if self.digests else None
         return {} if reference is None else dict(checkpoints.load(self.folder.server_state, reference))
@@ -257,7 +224,3 @@ class RoundBook:
                 record["seconds"],
             )
         )
-
-
-def _server_state(record: Mapping[str, Any]) -> checkpoints.CheckpointRef | None:
-    return checkpoints.CheckpointRef(**record["server_state"]) if "server_state" in record else None

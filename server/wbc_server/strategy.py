@@ -4,8 +4,8 @@ A round is one message each way. With round t training clinics get the model, sa
 cells, train it, and return both; held-out clinics measure the same model in the same exchange. So the figures of a
 round's model come with the next round, and those of the last one with a closing exchange. Where the alignment term
 counts, class sums come with the updates too, and their total goes out with the next round. Each update passes the
-gate and is added as it arrives, in name order, so that the same updates give the same bits. A refused or missing reply is
-named in the round's record and the round goes on.
+gate and is added as it arrives, in name order, so that the same updates give the same bits. A refused or missing reply
+is named in the round's record and the round goes on.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -33,6 +33,7 @@ from wbc_common.wire import (
     decode_update,
     decode_validation,
     encode_arrays,
+    num_bytes,
     record_arrays,
 )
 from wbc_server.aggregation import plan_weights
@@ -173,7 +174,7 @@ class WbcStrategy(Strategy):
             except WbcError as error:
                 self.book.refuse(clinic, stage or role_stage, error)
                 continue
-            self.book.note_bytes(clinic, bytes_by_stage(records))
+            self.book.note_bytes(clinic, bytes_by_stage(records) if stage is None else {stage: num_bytes(records)})
             yield clinic, records
 
     @contextmanager

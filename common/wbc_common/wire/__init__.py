@@ -1,22 +1,13 @@
 """Every message between coordinator and clinic. The only room of `wbc_common` that knows Flower.
 
-`messages` says what is exchanged, `codec` how it is written as Flower's records, `records` reads those with suspicion,
-`npy` the arrays in them.
+`messages` says what is exchanged, `codec` how it is written as Flower's records (`rounds` what comes in a round),
+`names` which there are; `records` reads those with suspicion, `npy` the arrays in them.
 """
 
 from wbc_common.wire.codec import (
-    ERROR_CODE,
-    MESSAGE_TYPES,
-    OPTIONAL_RECORDS,
-    REPLY_RECORDS,
-    bytes_by_stage,
-    decode_class_sums,
     decode_description,
-    decode_evaluation,
     decode_stain_sums,
     decode_task,
-    decode_update,
-    decode_validation,
     encode_error,
     encode_reply,
     encode_task,
@@ -35,7 +26,15 @@ from wbc_common.wire.messages import (
     TaskKind,
     Update,
 )
+from wbc_common.wire.names import ERROR_CODE, MESSAGE_TYPES, OPTIONAL_RECORDS, REPLY_RECORDS
 from wbc_common.wire.records import encode_arrays, record_arrays
+from wbc_common.wire.rounds import (
+    bytes_by_stage,
+    decode_class_sums,
+    decode_evaluation,
+    decode_update,
+    decode_validation,
+)
 
 __all__ = [
     "ERROR_CODE",

@@ -1,11 +1,11 @@
-"""Encoding of the small sums that travel beside models and confusion counts: stain sums, calibration counts."""
+"""Encoding of the small sums that travel beside models and confusions: stain and class sums, calibration counts."""
 
 import numpy as np
 from flwr.app import ArrayRecord, RecordDict
 
 from wbc_common.calibration import CalibrationCounts
 from wbc_common.stain_sums import NUM_STATISTICS, StainSums
-from wbc_common.wire.messages import CalibrationRequest
+from wbc_common.wire.messages import CalibrationRequest, ClassSums
 from wbc_common.wire.records import array, encode_arrays, integers, wrong
 
 
@@ -52,3 +52,17 @@ def decode_calibration(records: RecordDict, name: str) -> CalibrationCounts:
     sums = {key: array(records, name, key, ndim=_AXES[key]).astype(np.float64) for key in _SUMS}
     cells, positives, confidence, correct = (integers(records, name, key, ndim=_AXES[key]) for key in _WHOLE)
     return CalibrationCounts(sums["nll"], sums["brier"], cells, positives, sums["mass"], confidence, correct)
+
+
+def encode_sums(sums: ClassSums) -> ArrayRecord:
+    """Class sums as one record."""
+    return encode_arrays({"sums": sums.sums, "counts": sums.counts})
+
+
+def decode_sums(records: RecordDict, name: str) -> ClassSums:
+    """Class sums of record `name`; MessageError if there are none."""
+    sums = array(records, name, "sums", ndim=2).astype(np.float64)
+    counts = array(records, name, "counts", ndim=1).astype(np.float64)
+    if len(sums) != len(counts):
+        raise wrong(f"{len(sums)} class sums with {len(counts)} counts", "as many of both")
+    return ClassSums(sums, counts)

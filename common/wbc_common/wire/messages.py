@@ -133,4 +133,4 @@ class RoundReply:
     sums: ClassSums | None = None
 
 
-Reply = Description | StainSums | Update | RoundReply | Evaluation
+Reply = Description | StainSums | RoundReply | Evaluation
