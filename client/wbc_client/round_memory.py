@@ -1,10 +1,11 @@
 """What a clinic keeps from one round for the next, in files of its state folder, so that it survives a restart.
 
-A file belongs to a plan and a round and is written whole before the round's reply leaves. The files of two rounds are
-kept: a round that is asked again, after a kill on either side, finds what the first asking found and gives the same
-bits.
+A file belongs to a plan and a round and is written whole, with a checksum of its arrays, before the round's reply
+leaves. The files of two rounds are kept: a round that is asked again, after a kill on either side, finds what the first
+asking found and gives the same bits.
 """
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -25,10 +26,9 @@ _OWNER_ONLY = 0o600
 def keep(state_dir: Path, what: str, arrays: Arrays, *, study_hash: str, round_number: int) -> None:
     """Write what a round leaves for the next, and drop what is older than the round before it."""
     folder = state_dir / FOLDER_NAME
-    content = save(
-        {key: np.ascontiguousarray(value) for key, value in arrays.items()}, {"wbc": json.dumps({"study": study_hash})}
-    )
-    write_atomically(_path(folder, what, round_number), content, mode=_OWNER_ONLY)
+    ordered = {key: np.asarray(value, order="C") for key, value in arrays.items()}
+    header = json.dumps({"study": study_hash, "sha256": _checksum(ordered)})
+    write_atomically(_path(folder, what, round_number), save(ordered, {"wbc": header}), mode=_OWNER_ONLY)
     for path in folder.iterdir():
         match = _NAME.fullmatch(path.name)
         if match and match["what"] == what and int(match["round"]) < round_number - 1:
@@ -46,13 +46,29 @@ def recall(state_dir: Path, what: str, *, study_hash: str, round_number: int) ->
         return None
     try:
         with safe_open(path, framework="numpy") as file:
-            if json.loads((file.metadata() or {}).get("wbc", "{}")).get("study") != study_hash:
-                return None
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no mapping)
-    except (OSError, SafetensorError, ValueError, AttributeError) as error:
-        raise DataError(
-            f"{path} cannot be read: {error}", remedy="remove that file; the clinic's next round starts without it"
-        ) from error
+            header = json.loads((file.metadata() or {})["wbc"])
+            arrays: Arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no mapping)
+        intact = header["sha256"] == _checksum(arrays)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(path) from error
+    if not intact:
+        raise _damaged(path)
+    return arrays if header.get("study") == study_hash else None
+
+
+def _checksum(arrays: Arrays) -> str:
+    digest = hashlib.sha256()
+    for key, value in sorted(arrays.items()):
+        digest.update(f"{key} {value.dtype} {value.shape}\n".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()
+
+
+def _damaged(path: Path) -> DataError:
+    return DataError(
+        f"{path} is damaged or cannot be read, expected arrays with their checksum",
+        remedy="remove that file; the clinic's next round starts without it",
+    )
 
 
 def _path(folder: Path, what: str, round_number: int) -> Path:

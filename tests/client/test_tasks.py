@@ -14,7 +14,7 @@ from wbc_client.training import train_locally
 from wbc_common.errors import MessageError, PolicyError
 from wbc_common.models import build_model, model_arrays
 from wbc_common.study import parse_study
-from wbc_common.wire import Arrays, ClassSums, Evaluation, Task, TaskKind, Update
+from wbc_common.wire import Arrays, Evaluation, Reply, RoundReply, Task, TaskKind, Update
 from wbc_server.run_folder import RunFolder
 
 
@@ -26,14 +26,19 @@ def model_of(clinic: Clinic) -> Arrays:
     return model_arrays(build_model(clinic.study.model, len(clinic.study.classes), seed=0))
 
 
-@pytest.mark.parametrize("kind", ["train", "class-sums", "stain-sums"])
+def update_of(reply: Reply) -> Update:
+    assert isinstance(reply, RoundReply)
+    return reply.update
+
+
+@pytest.mark.parametrize("kind", ["train", "stain-sums"])
 def test_a_held_out_clinic_refuses_to_train_or_to_contribute(finished_run: RunFolder, kind: TaskKind) -> None:
     west = clinic_of(finished_run, "west")
     with pytest.raises(PolicyError, match="held out"):
         perform(west, Task(kind, west.study.hash, 1, model_of(west)))
 
 
-@pytest.mark.parametrize("kind", ["train", "class-sums", "evaluate"])
+@pytest.mark.parametrize("kind", ["train", "evaluate"])
 def test_a_task_that_needs_a_model_and_has_none_is_refused(finished_run: RunFolder, kind: TaskKind) -> None:
     east = clinic_of(finished_run, "east")
     with pytest.raises(MessageError, match="without a model"):
@@ -47,11 +52,43 @@ def test_no_more_draws_leave_than_the_plan_names(finished_run: RunFolder) -> Non
     assert len(reply.replicates) == west.study.evaluation.bootstrap_replicates
 
 
+def a_round(clinic: Clinic, number: int, model: Arrays) -> RoundReply:
+    reply = perform(clinic, Task("train", clinic.study.hash, number, model))
+    assert isinstance(reply, RoundReply)
+    return reply
+
+
+def test_with_an_update_comes_how_the_received_model_does_and_the_untrained_one_is_not_measured(
+    finished_run: RunFolder,
+) -> None:
+    east = clinic_of(finished_run, "east")
+    model = model_of(east)
+    assert a_round(east, 1, model).evaluation is None
+    came = a_round(east, 2, model).evaluation
+    asked = perform(east, Task("evaluate", east.study.hash, 1, model, split="val"))
+    assert came is not None
+    assert isinstance(asked, Evaluation)
+    np.testing.assert_array_equal(came.confusion, asked.confusion)
+    assert came.replicates.shape[0] == 0
+
+
+def test_the_received_model_is_measured_with_the_bias_that_it_predicts_with(finished_run: RunFolder) -> None:
+    east = clinic_of(finished_run, "east")
+    bias = np.array([0, 0, 0, 1e6, 0], np.float32)
+    task = Task("train", east.study.hash, 2, model_of(east), prediction_bias=bias)
+    reply = perform(east, task)
+    assert isinstance(reply, RoundReply)
+    assert reply.evaluation is not None
+    assert reply.evaluation.confusion[:, 3].sum() == reply.evaluation.confusion.sum() > 0
+    np.testing.assert_array_equal(
+        reply.update.delta["head.bias"], a_round(east, 2, model_of(east)).update.delta["head.bias"]
+    )
+
+
 def test_an_update_is_after_minus_before_with_what_it_was_made_of(finished_run: RunFolder) -> None:
     east = clinic_of(finished_run, "east")
     received, cells = model_of(east), east.cells.part("train")
-    update = perform(east, Task("train", east.study.hash, 1, received))
-    assert isinstance(update, Update)
+    update = update_of(perform(east, Task("train", east.study.hash, 1, received)))
     model = east.model(received)
     losses = train_locally(model, cells, east.study, clinic="east", round_number=1, sums=None)
     for key, value in model_arrays(model).items():
@@ -65,20 +102,10 @@ def test_under_privacy_no_loss_leaves_and_the_spent_budget_does(finished_run: Ru
     changed = {"privacy": {"mode": "dp-sgd"}, "loss": {"alignment_weight": 0.0}, "training": {"precision": "bf16"}}
     study = parse_study({**east.study.model_dump(mode="json"), **changed}, "private")
     private = replace(east, study=study, site=east.site.model_copy(update={"state_dir": tmp_path}))
-    update = perform(private, Task("train", study.hash, 1, model_of(private)))
-    assert isinstance(update, Update)
+    update = update_of(perform(private, Task("train", study.hash, 1, model_of(private))))
     assert (update.losses, update.precision) == ({}, "fp32")
     assert update.epsilon is not None
     assert update.epsilon > 0
-
-
-def test_class_sums_are_shorter_than_their_counts_and_computed_once(finished_run: RunFolder) -> None:
-    east = clinic_of(finished_run, "east")
-    task = Task("class-sums", east.study.hash, 1, model_of(east))
-    sums = perform(east, task)
-    assert isinstance(sums, ClassSums)
-    assert ((sums.sums**2).sum(axis=1) ** 0.5 <= sums.counts + 1e-6).all()
-    assert perform(east, task) is sums
 
 
 def test_stain_sums_leave_only_where_the_plan_pools_them(finished_run: RunFolder) -> None:

@@ -23,14 +23,17 @@ from wbc_common.wire import (
     Description,
     Evaluation,
     Reply,
+    RoundReply,
     Task,
     Update,
+    bytes_by_stage,
     decode_class_sums,
     decode_description,
     decode_evaluation,
     decode_stain_sums,
     decode_task,
     decode_update,
+    decode_validation,
     encode_arrays,
     encode_error,
     encode_reply,
@@ -44,14 +47,27 @@ SUMS = ClassSums(np.arange(6, dtype=np.float64).reshape(2, 3), np.array([1.0, 2.
 DESCRIPTION = Description("east", np.arange(6, dtype=np.float64).reshape(3, 2))
 UPDATE = Update(MODEL, np.array([3.0, 1.5]), {"loss": 0.5, "guide": 0.25}, num_cells=5, seconds=1.5)
 EVALUATION = Evaluation(np.eye(2, dtype=np.int64), np.ones((4, 2, 2), dtype=np.int64), np.array([3, 1]))
+ROUND = RoundReply(UPDATE, EVALUATION, SUMS)
 STAIN = StainSums(7, np.arange(6, dtype=np.float64), np.arange(6, dtype=np.float64) ** 2)
+
+
+def alone(update: Update) -> RecordDict:
+    """Records of an update that nothing came with."""
+    return encode_reply(RoundReply(update))
+
+
+def decode_round(records: RecordDict) -> RoundReply:
+    return RoundReply(decode_update(records), decode_validation(records), decode_class_sums(records))
+
+
 REPLIES: dict[str, tuple[Reply, Callable[[RecordDict], Any]]] = {
     "describe": (DESCRIPTION, decode_description),
     "stain-sums": (STAIN, decode_stain_sums),
-    "class-sums": (SUMS, decode_class_sums),
-    "train": (UPDATE, decode_update),
+    "train": (RoundReply(UPDATE), lambda records: RoundReply(decode_update(records))),
     "evaluate": (EVALUATION, decode_evaluation),
+    "whole round": (ROUND, decode_round),
 }
+NAMES = {**REPLY_RECORDS, "whole round": REPLY_RECORDS["train"] | OPTIONAL_RECORDS["train"]}
 SECRET = "patient-4711"
 
 
@@ -69,7 +85,16 @@ def same(one: Any, other: Any) -> bool:
 TASK = Task("train", "f" * 64, round_number=3, model=MODEL, totals=SUMS, split="test", replicates=20)
 
 
-@pytest.mark.parametrize("task", [TASK, Task("describe", "0"), replace(TASK, totals=None), replace(TASK, stain=STAIN)])
+@pytest.mark.parametrize(
+    "task",
+    [
+        TASK,
+        Task("describe", "0"),
+        replace(TASK, totals=None),
+        replace(TASK, stain=STAIN),
+        replace(TASK, prediction_bias=np.array([0.5, -0.5], np.float32)),
+    ],
+)
 def test_a_task_arrives_as_it_was_sent(task: Task) -> None:
     assert same(decode_task(encode_task(task)), task)
 
@@ -78,25 +103,25 @@ def test_a_task_arrives_as_it_was_sent(task: Task) -> None:
 def test_a_reply_arrives_as_it_was_sent_in_exactly_its_records(kind: str) -> None:
     reply, decode = REPLIES[kind]
     records = encode_reply(reply)
-    assert set(records) == REPLY_RECORDS[kind]  # type: ignore[index]
+    assert set(records) == NAMES[kind]  # type: ignore[index]
     assert same(decode(records), reply)
 
 
 def test_every_task_has_a_message_type_and_a_reply() -> None:
-    assert set(MESSAGE_TYPES) == set(REPLY_RECORDS) == set(REPLIES)
+    assert set(MESSAGE_TYPES) == set(REPLY_RECORDS) == set(REPLIES) - {"whole round"}
     assert all(part.isidentifier() for name in MESSAGE_TYPES.values() for part in name.split("."))
 
 
 def test_values_that_are_not_finite_pass_for_the_gate_to_judge() -> None:
     delta = {"head.bias": np.array([np.nan, np.inf], dtype=np.float32)}
-    update = decode_update(encode_reply(replace(UPDATE, delta=delta, losses={"loss": float("nan")})))
+    update = decode_update(alone(replace(UPDATE, delta=delta, losses={"loss": float("nan")})))
     assert np.isnan(update.delta["head.bias"][0])
     assert np.isnan(update.losses["loss"])
 
 
 def test_arrays_in_fortran_order_and_scalars_keep_their_values() -> None:
     odd = {"f": np.asfortranarray(MODEL["head.weight"]), "scalar": np.float32(2.0).reshape(())}
-    found = decode_update(encode_reply(replace(UPDATE, delta=odd))).delta
+    found = decode_update(alone(replace(UPDATE, delta=odd))).delta
     assert np.array_equal(found["f"], odd["f"])
     assert (found["scalar"].shape, float(found["scalar"])) == ((), 2.0)
 
@@ -156,8 +181,17 @@ def test_version_2_of_the_format_and_a_header_without_padding_are_read() -> None
 
 
 def test_bytes_are_counted_over_all_records() -> None:
-    records = encode_reply(replace(UPDATE, delta={"x": np.zeros(1000, dtype=np.float32)}))
+    records = alone(replace(UPDATE, delta={"x": np.zeros(1000, dtype=np.float32)}))
     assert 4000 < num_bytes(records) < 5000
+
+
+def test_bytes_of_a_round_are_told_apart_by_what_they_are_of() -> None:
+    records = encode_reply(ROUND)
+    sizes = bytes_by_stage(records)
+    assert sizes["update"] == num_bytes(alone(UPDATE))
+    assert sizes["evaluation"] == num_bytes(encode_reply(EVALUATION))
+    assert sum(sizes.values()) == num_bytes(records)
+    assert set(sizes) == {"update", "evaluation", "class-sums"}
 
 
 def test_an_error_says_kind_and_reference_only() -> None:
@@ -277,8 +311,8 @@ def test_an_array_that_cannot_be_read_is_refused(
         ("stain-sums", "stain-sums", "images"),
         ("stain-sums", "stain-sums", "first"),
         ("stain-sums", "stain-sums", "second"),
-        ("class-sums", "class-sums", "sums"),
-        ("class-sums", "class-sums", "counts"),
+        ("whole round", "class-sums", "sums"),
+        ("whole round", "class-sums", "counts"),
         ("train", "counts", "counts"),
         ("evaluate", "confusion", "confusion"),
         ("evaluate", "confusion", "replicates"),
@@ -307,7 +341,14 @@ def test_counts_of_an_evaluation_must_be_integers(key: str) -> None:
 
 
 def test_as_many_class_sums_as_counts_are_needed() -> None:
-    refused(decode_class_sums, encode_reply(ClassSums(SUMS.sums, np.ones(3))))
+    refused(decode_class_sums, encode_reply(replace(ROUND, sums=ClassSums(SUMS.sums, np.ones(3)))))
+
+
+def test_an_update_alone_holds_neither_figures_nor_class_sums() -> None:
+    refused(decode_validation, alone(UPDATE))
+    refused(decode_class_sums, alone(UPDATE))
+    with_figures = replace(EVALUATION, personal=np.eye(2, dtype=np.int64))  # more than comes with an update
+    refused(decode_update, encode_reply(replace(ROUND, evaluation=with_figures)))
 
 
 @pytest.mark.parametrize(
@@ -340,7 +381,7 @@ def test_a_task_that_lacks_a_value_is_refused(key: str) -> None:
 
 @pytest.mark.parametrize("cells", [float("nan"), float("inf"), 2.5, [1, 2]])
 def test_cells_that_are_no_whole_number_are_refused(cells: Any) -> None:
-    records = encode_reply(UPDATE)
+    records = alone(UPDATE)
     records["training"]["cells"] = cells  # type: ignore[index]
     refused(decode_update, records)
 
@@ -362,7 +403,7 @@ def test_stain_sums_of_another_shape_or_type_are_refused(stain: StainSums) -> No
 
 def test_an_update_carries_the_privacy_budget_that_was_spent() -> None:
     private = replace(UPDATE, losses={}, epsilon=2.5)
-    assert same(decode_update(encode_reply(private)), private)
+    assert same(decode_update(alone(private)), private)
 
 
 def test_calibration_counts_and_further_matrices_arrive_as_they_were_sent() -> None:
@@ -385,11 +426,11 @@ def test_a_temperature_that_is_none_is_refused(temperature: float) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_an_update_says_what_was_computed_in(precision: str) -> None:
     update = replace(UPDATE, precision=precision)  # type: ignore[arg-type]
-    assert decode_update(encode_reply(update)).precision == precision
+    assert decode_update(alone(update)).precision == precision
 
 
 def test_an_unknown_precision_is_refused() -> None:
-    records = encode_reply(UPDATE)
+    records = alone(UPDATE)
     records["training"]["precision-bits"] = 8  # type: ignore[index]
     with pytest.raises(MessageError, match=r"a precision of 8\.0 bits, expected one of 32, 16"):
         decode_update(records)

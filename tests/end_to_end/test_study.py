@@ -5,6 +5,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,9 +14,12 @@ from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from safetensors.numpy import load_file
 
 from studies import run_tiny, tiny_experiment
+from wbc_client import sharing
 from wbc_client.app import app as client_app
 from wbc_client.dataset.packed import packed_metadata, read_packed, write_packed
+from wbc_client.ledger import LEDGER_NAME
 from wbc_common.errors import SettingError
+from wbc_server import checkpoints, journal, round_book
 from wbc_server.app import app as server_app
 from wbc_server.run_folder import RUN_KEY, RunFolder
 from wbc_simulations import engine
@@ -53,9 +57,18 @@ def test_the_held_out_clinic_only_ever_answers_evaluations(finished_run: RunFold
 def test_the_clinics_ledger_and_the_servers_count_agree_on_what_left(finished_run: RunFolder) -> None:
     sent = records(finished_run)
     for clinic in ("east", "north"):
-        lines = (finished_run.path / "sites" / clinic / "egress.jsonl").read_text().splitlines()
-        ledger = sum(json.loads(line)["bytes"] for line in lines if json.loads(line)["task"] == "train")
-        assert ledger == sum(record["egress"][clinic]["update"] for record in sent) > 1_000_000
+        left = [json.loads(line) for line in (finished_run.path / "sites" / clinic / LEDGER_NAME).open()]
+        rounds = [departure["bytes"] for departure in left if departure["task"] == "train"]
+        closing = next(departure["bytes"] for departure in left if departure["task"] == "evaluate")
+        counted = sum(sum(record["egress"][clinic].values()) for record in sent)
+        assert sum(rounds) + closing == counted > 1_000_000
+
+
+def test_a_round_is_one_message_each_way_for_every_clinic(finished_run: RunFolder) -> None:
+    for clinic, kind in (("east", "train"), ("north", "train"), ("west", "evaluate")):
+        left = [json.loads(line) for line in (finished_run.path / "sites" / clinic / LEDGER_NAME).open()]
+        before_last = [departure["task"] for departure in left if departure["round_number"] == 1]
+        assert before_last == [kind]
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(finished_run: RunFolder, tmp_path: Path) -> None:
@@ -69,7 +82,8 @@ class _Interrupted(KeyboardInterrupt):
     pass
 
 
-@pytest.mark.parametrize("stop_at", [3, 7, 12])
+# Messages: 1-3 describe; 4, 5 train; 6, 7 train and 8 measures; 9-11 close; then the selected model is measured.
+@pytest.mark.parametrize("stop_at", [3, 4, 7, 8, 9, 11, 12])
 def test_a_resumed_study_equals_an_uninterrupted_one_bit_for_bit(
     finished_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
 ) -> None:
@@ -92,6 +106,48 @@ def test_a_resumed_study_equals_an_uninterrupted_one_bit_for_bit(
     finish_run(*continue_run(run), run, "in-process")
     assert same_bits(arrays(run), arrays(finished_run))
     assert run.read_metrics()["held_out"] == finished_run.read_metrics()["held_out"]
+
+
+KILLS = [
+    (checkpoints, "save", 1, "before"),  # the model of round 1
+    (checkpoints, "save", 2, "after"),  # and the anchors beside it, without the record of that round
+    (round_book, "write_kept", 1, "after"),
+    (round_book, "write_kept", 2, "before"),  # round 1 is in the journal, its figures came with round 2
+    (journal, "append", 1, "before"),  # the figures of round 1 are here, their line is not
+    (journal, "append", 2, "before"),  # the closing exchange is over
+    (journal, "append", 2, "after"),
+    (sharing, "keep", 1, "after"),  # a clinic, with its sums written and its reply unsent
+]
+
+
+@pytest.mark.parametrize(("room", "act", "count", "moment"), KILLS)
+def test_killed_at_any_step_of_keeping_a_round_it_resumes_to_the_same_bits(
+    finished_run: RunFolder, tmp_path: Path, room: ModuleType, act: str, count: int, moment: str
+) -> None:
+    run, done = RunFolder(tmp_path / "run"), []
+    experiment = tiny_experiment()
+    start_run(experiment, plan_study(experiment), run)
+    real = getattr(room, act)
+
+    def killed(*args: object, **named: object) -> object:
+        done.append(act)
+        if len(done) == count and moment == "before":
+            raise _Interrupted
+        result = real(*args, **named)
+        if len(done) == count:
+            raise _Interrupted
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(room, act, killed)
+        with pytest.raises(_Interrupted):
+            finish_run(experiment, run.study(), run, "in-process")
+    finish_run(*continue_run(run), run, "in-process")
+    assert same_bits(arrays(run), arrays(finished_run))
+    assert run.read_metrics()["held_out"] == finished_run.read_metrics()["held_out"]
+    assert [record["validation"] for record in records(run)] == [
+        record["validation"] for record in records(finished_run)
+    ]
 
 
 def test_a_finished_study_is_not_run_again(finished_run: RunFolder) -> None:

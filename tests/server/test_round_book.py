@@ -1,14 +1,14 @@
-"""The round book: a round exists once its journal line is on disk, and its model is there before that."""
+"""The round book: a round exists once its record is on disk, and its model is there before that."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from wbc_common.errors import DataError, UpdateRefused
+from wbc_common.errors import DataError, SettingError, UpdateRefused
 from wbc_common.study import StudyConfig, parse_study
 from wbc_common.wire import Evaluation, Update
-from wbc_server import checkpoints, journal
+from wbc_server import checkpoints, journal, round_book
 from wbc_server.participation import Roster
 from wbc_server.round_book import RoundBook
 from wbc_server.run_folder import RunFolder
@@ -37,8 +37,9 @@ def model(value: float) -> dict[str, np.ndarray]:
 def commit(book: RoundBook, number: int, validation: list[list[int]] = GOOD) -> None:
     """A round whose model holds its number."""
     book.open_round(number)
+    book.keep(model(number))
     book.note_evaluation("east", evaluation(validation))
-    book.commit(model(number))
+    book.commit()
 
 
 def kept(folder: Path) -> list[str]:
@@ -48,15 +49,17 @@ def kept(folder: Path) -> list[str]:
 def test_what_happened_in_a_round_stands_in_its_line(tmp_path: Path) -> None:
     book = open_book(tmp_path)
     book.open_round(1)
-    book.note_bytes("east", "update", 100)
-    book.note_bytes("east", "update", 20)
+    book.note_bytes("east", {"update": 100, "class-sums": 7})
+    book.note_bytes("east", {"update": 20})
     book.note_update("east", Update(model(0), np.ones(2), {"loss": 0.12345678}, num_cells=6, seconds=0.5))
     book.refuse("north", "update", UpdateRefused("too long", remedy="look"))
+    book.keep(model(1))
+    book.note_bytes("west", {"evaluation": 30})
     book.note_evaluation("east", evaluation(GOOD))
     book.note_evaluation("west", evaluation(POOR))
-    book.commit(model(1))
+    book.commit()
     (record,) = journal.read(tmp_path / "rounds.jsonl")
-    assert record["egress"] == {"east": {"update": 120}, "north": {}, "west": {}}
+    assert record["egress"] == {"east": {"update": 120, "class-sums": 7}, "north": {}, "west": {"evaluation": 30}}
     assert record["train"] == {"east": {"loss": 0.123457, "cells": 6, "seconds": 0.5, "precision": "fp32"}}
     refused = {"round": 1, "clinic": "north", "stage": "update", "kind": "refused", "reason": "too long"}
     assert record["refused"] == [refused]
@@ -79,23 +82,99 @@ def test_the_checkpoint_is_on_disk_before_the_line_that_names_it(
     assert seen == [[1.0, 1.0]]
 
 
-def test_a_crash_between_checkpoint_and_line_loses_that_round_only(
+class Killed(KeyboardInterrupt):
+    """A kill at a moment of the test's choice."""
+
+
+def crash(*_: object) -> None:
+    raise Killed
+
+
+def test_a_kill_before_the_record_is_kept_loses_that_round_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit(open_book(tmp_path), 1)
-
-    def crash(path: Path, record: journal.Record) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patched:
-        patched.setattr(journal, "append", crash)
-        with pytest.raises(KeyboardInterrupt):
+        patched.setattr(round_book, "write_kept", crash)
+        with pytest.raises(Killed):
             commit(open_book(tmp_path), 2)
     book = open_book(tmp_path)
-    assert book.rounds_done == 1
+    assert (book.rounds_done, book.awaited_round) == (1, None)
     assert book.load(1)["head.bias"].tolist() == [1.0, 1.0]
     commit(book, 2)
     assert open_book(tmp_path).load(2)["head.bias"].tolist() == [2.0, 2.0]
+
+
+def test_a_kill_before_the_line_loses_figures_only_and_they_are_awaited_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit(open_book(tmp_path), 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(journal, "append", crash)
+        with pytest.raises(Killed):
+            commit(open_book(tmp_path), 2)
+    book = open_book(tmp_path)
+    assert (book.rounds_done, book.awaited_round) == (2, 2)
+    assert book.load(2)["head.bias"].tolist() == [2.0, 2.0]
+    book.note_evaluation("east", evaluation(GOOD))
+    book.commit()
+    assert [record["round"] for record in journal.read(tmp_path / "rounds.jsonl")] == [1, 2]
+    assert journal.read(tmp_path / "rounds.jsonl")[1]["validation"] == {"east": GOOD}
+
+
+def test_a_kill_after_the_line_awaits_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(RoundBook, "_announce_round", crash)
+        with pytest.raises(Killed):
+            commit(open_book(tmp_path), 1)
+    book = open_book(tmp_path)
+    assert (book.rounds_done, book.awaited_round) == (1, None)
+    book.commit()
+    assert len(journal.read(tmp_path / "rounds.jsonl")) == 1
+
+
+def test_figures_stand_in_the_line_of_the_round_that_they_are_of(tmp_path: Path) -> None:
+    book = open_book(tmp_path)
+    book.open_round(1)
+    book.keep(model(1))
+    book.open_round(2)
+    book.note_bytes("east", {"update": 100, "evaluation": 10})
+    book.note_evaluation("east", evaluation(POOR))
+    book.refuse("west", "evaluation", UpdateRefused("too many", remedy="look"))
+    book.commit()
+    book.keep(model(2))
+    book.note_bytes("east", {"evaluation": 11})
+    book.note_evaluation("east", evaluation(GOOD))
+    book.commit()
+    first, second = journal.read(tmp_path / "rounds.jsonl")
+    assert (first["validation"], second["validation"]) == ({"east": POOR}, {"east": GOOD})
+    assert (first["egress"]["east"], second["egress"]["east"]) == (
+        {"evaluation": 10},
+        {"update": 100, "evaluation": 11},
+    )
+    assert [entry["round"] for entry in first["refused"]] == [1]
+    assert second["refused"] == []
+
+
+def test_while_a_round_waits_the_one_before_it_can_still_be_gone_on_from(tmp_path: Path) -> None:
+    book = open_book(tmp_path, selection="last")
+    for number in (1, 2):
+        book.open_round(number)
+        book.commit()
+        book.keep(model(number), {"first/head.bias": np.full(2, number)})
+    (tmp_path / "kept-round.json").unlink()
+    again = open_book(tmp_path, selection="last")
+    assert (again.rounds_done, again.awaited_round) == (1, None)
+    assert again.load(1)["head.bias"].tolist() == [1.0, 1.0]
+    assert again.load_state()["first/head.bias"].tolist() == [1, 1]
+
+
+def test_a_kept_round_of_another_plan_stops_the_run(tmp_path: Path) -> None:
+    book = open_book(tmp_path)
+    book.open_round(1)
+    book.keep(model(1))
+    with pytest.raises(SettingError, match=r"study\.toml changed"):
+        open_book(tmp_path, every_rounds=2)
 
 
 def test_the_last_and_the_selected_model_are_kept_and_no_other(tmp_path: Path) -> None:
@@ -139,7 +218,8 @@ def test_a_new_round_begins_with_a_clean_page(tmp_path: Path) -> None:
     book.open_round(1)
     book.refuse("north", "update", UpdateRefused("too long", remedy="look"))
     book.note_missing(["east"])
-    book.commit(model(1))
+    book.keep(model(1))
+    book.commit()
     commit(book, 2)
     second = journal.read(book.folder.journal)[1]
     assert (second["refused"], second["missing"]) == ([], [])
@@ -150,7 +230,8 @@ def test_what_the_server_carries_along_survives_to_the_bit_and_only_the_last_is_
     assert book.load_state() == {}
     for number in (1, 2):
         book.open_round(number)
-        book.commit(model(number), {"first/head.bias": np.array([number / 3, 1e-300])})
+        book.keep(model(number), {"first/head.bias": np.array([number / 3, 1e-300])})
+        book.commit()
     found = open_book(tmp_path).load_state()
     assert found["first/head.bias"].tobytes() == np.array([2 / 3, 1e-300]).tobytes()
     assert [path.name for path in (tmp_path / "server-state").iterdir()] == ["round-0002.safetensors"]
@@ -160,6 +241,7 @@ def test_a_plan_that_exports_the_average_loads_the_average(tmp_path: Path) -> No
     book = open_book(tmp_path, selection="average")
     for number in (1, 2, 3):
         book.open_round(number)
-        book.commit(model(number), {"average/head.bias": np.array([9.0, 8.0]), "averaged": np.array(2)})
+        book.keep(model(number), {"average/head.bias": np.array([9.0, 8.0]), "averaged": np.array(2)})
+        book.commit()
     found = book.load_selected()["head.bias"]
     assert (found.tolist(), found.dtype) == ([9, 8], np.float32)

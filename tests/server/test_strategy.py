@@ -15,6 +15,7 @@ from wbc_common.wire import (
     ClassSums,
     Evaluation,
     Reply,
+    RoundReply,
     Task,
     Update,
     decode_task,
@@ -53,14 +54,23 @@ def a_model(value: float = 1.0) -> Arrays:
     return {key: np.full(shape, value, dtype=np.float32) for key, shape in shapes.items()}
 
 
-def an_update(clinic: str, backbone: float, head: float) -> Update:
+def an_update(clinic: str, backbone: float, head: float) -> RoundReply:
     delta = {key: np.full_like(value, head if key.startswith("head") else backbone) for key, value in a_model().items()}
-    return Update(delta, np.array(COUNTS[clinic]), {"loss": 1.0}, num_cells=6, seconds=0.0)
+    return RoundReply(Update(delta, np.array(COUNTS[clinic]), {"loss": 1.0}, num_cells=6, seconds=0.0))
 
 
-def moves(clinic: str, task: Task) -> Update:
-    """East moves the backbone by 8 and the head by 10; the others stay."""
-    return an_update("east", 8.0, 10.0) if clinic == "east" else an_update(clinic, 0.0, 0.0)
+def counts(cells: int, place: int = 0) -> Evaluation:
+    confusion = np.zeros((5, 5), dtype=np.int64)
+    confusion[0, place] = cells
+    return Evaluation(confusion, np.zeros((0, 5, 5), dtype=np.int64), np.zeros(2, dtype=np.int64))
+
+
+def moves(clinic: str, task: Task) -> Reply:
+    """East moves the backbone by 8 and the head by 10; the others stay. Each measures the model that it receives."""
+    if task.kind == "evaluate":
+        return counts({"val": 5, "all": 16}[task.split])
+    reply = an_update("east", 8.0, 10.0) if clinic == "east" else an_update(clinic, 0.0, 0.0)
+    return replace(reply, evaluation=counts(5) if task.round_number > 1 else None)
 
 
 def grid_of(answer: Answer, seen: list[tuple[str, Task]] | None = None) -> InProcessGrid:
@@ -86,9 +96,17 @@ def train_round(strategy: WbcStrategy, grid: InProcessGrid, without: tuple[str, 
     return record_arrays(record)
 
 
-def commit(strategy: WbcStrategy) -> dict[str, Any]:
-    strategy.aggregate_evaluate(1, [])
+def commit(strategy: WbcStrategy, answer: Answer = moves) -> dict[str, Any]:
+    """Close after one round; its line in the journal."""
+    strategy.close(grid_of(answer), strategy.model)
     return journal.read(strategy.book.folder.journal)[-1]
+
+
+def run(strategy: WbcStrategy, grid: InProcessGrid, rounds: int) -> list[dict[str, Any]]:
+    """Rounds in Flower's own loop, closed; the journal."""
+    strategy.start(grid, encode_arrays(a_model()), num_rounds=rounds)
+    strategy.close(grid, strategy.model)
+    return journal.read(strategy.book.folder.journal)
 
 
 def test_the_model_becomes_the_class_count_aware_average(tmp_path: Path) -> None:
@@ -135,23 +153,25 @@ def test_when_every_update_is_refused_the_model_stays_and_the_round_counts(tmp_p
 
 def unit_sums(clinic: str) -> ClassSums:
     """All features point to (1, 0): each sum is as long as its count."""
-    counts = np.array(COUNTS[clinic])
-    return ClassSums(np.stack([counts, np.zeros(5)], axis=1), counts)
+    cells = np.array(COUNTS[clinic])
+    return ClassSums(np.stack([cells, np.zeros(5)], axis=1), cells)
 
 
-def sums_then_moves(clinic: str, task: Task) -> Reply:
-    return unit_sums(clinic) if task.kind == "class-sums" else moves(clinic, task)
+def moves_and_sums(clinic: str, task: Task) -> Reply:
+    reply = moves(clinic, task)
+    return replace(reply, sums=unit_sums(clinic)) if isinstance(reply, RoundReply) else reply
 
 
 ALIGNED = {"alignment_weight": 0.1, "alignment_warmup": 0.0}
 
 
-def test_class_sums_are_gathered_and_their_total_goes_to_every_training_clinic(tmp_path: Path) -> None:
+def test_the_total_of_class_sums_goes_with_the_next_round_to_every_clinic_that_told_its_own(tmp_path: Path) -> None:
     seen: list[tuple[str, Task]] = []
-    train_round(strategy_in(tmp_path, a_study(loss=ALIGNED)), grid_of(sums_then_moves, seen))
-    kinds = [(clinic, task.kind) for clinic, task in seen]
-    assert kinds == [("east", "class-sums"), ("north", "class-sums"), ("east", "train"), ("north", "train")]
-    for _, task in seen[2:]:
+    run(strategy_in(tmp_path, a_study(loss=ALIGNED)), grid_of(moves_and_sums, seen), rounds=2)
+    training = [task for _, task in seen if task.kind == "train"]
+    assert [task.round_number for task in training] == [1, 1, 2, 2]
+    assert [task.totals for task in training[:2]] == [None, None]
+    for task in training[2:]:
         assert task.totals is not None
         assert task.totals.counts.tolist() == [8, 2, 0, 0, 0]
         assert task.totals.sums.tolist() == [[8, 0], [2, 0], [0, 0], [0, 0], [0, 0]]
@@ -161,93 +181,142 @@ def test_class_sums_are_gathered_and_their_total_goes_to_every_training_clinic(t
     ("train", "loss"),
     [
         (("east", "north"), {"alignment_weight": 0.0}),
-        (("east", "north"), {"alignment_weight": 0.1, "alignment_warmup": 0.5}),  # round 1 of 2 warms up
+        (("east", "north"), {"alignment_weight": 0.1, "alignment_warmup": 1.0}),
         (("east",), {"alignment_weight": 0.0}),
     ],
     ids=["switched off", "warming up", "one clinic"],
 )
-def test_no_class_sums_are_asked_for_while_they_serve_nothing(
+def test_no_class_sums_are_expected_or_sent_while_they_serve_nothing(
     tmp_path: Path, train: tuple[str, ...], loss: dict[str, float]
 ) -> None:
     seen: list[tuple[str, Task]] = []
-    train_round(strategy_in(tmp_path, a_study(train=train, loss=loss)), grid_of(sums_then_moves, seen))
-    assert [(clinic, task.kind, task.totals) for clinic, task in seen] == [(clinic, "train", None) for clinic in train]
+    records = run(strategy_in(tmp_path, a_study(train=train, loss=loss)), grid_of(moves, seen), rounds=2)
+    assert {task.totals for _, task in seen} == {None}
+    assert all(record["refused"] == [] and "server_state" not in record for record in records)
 
 
 def norths_sums_are_bad(clinic: str, task: Task) -> Reply:
-    reply = sums_then_moves(clinic, task)
-    if clinic == "north" and isinstance(reply, ClassSums):
-        return ClassSums(100 * reply.sums, reply.counts)  # longer than any cells can give
+    reply = moves_and_sums(clinic, task)
+    if clinic == "north" and isinstance(reply, RoundReply) and reply.sums is not None:
+        return replace(reply, sums=ClassSums(100 * reply.sums.sums, reply.sums.counts))  # longer than cells can give
     return reply
 
 
-def test_a_clinic_whose_sums_are_refused_trains_without_totals(tmp_path: Path) -> None:
+def test_a_clinic_whose_sums_are_refused_trains_without_totals_and_its_update_counts(tmp_path: Path) -> None:
     strategy = strategy_in(tmp_path, a_study(train=("east", "north", "west"), loss=ALIGNED))
     seen: list[tuple[str, Task]] = []
-    train_round(strategy, grid_of(norths_sums_are_bad, seen))
-    totals = {clinic: task.totals for clinic, task in seen if task.kind == "train"}
+    first, _ = run(strategy, grid_of(norths_sums_are_bad, seen), rounds=2)
+    totals = {clinic: task.totals for clinic, task in seen if task.round_number == 2 and task.kind == "train"}
     assert totals["north"] is None
     assert totals["east"] is not None
     assert totals["east"].counts.tolist() == [12, 0, 0, 0, 0]
-    record = commit(strategy)
-    assert [(entry["clinic"], entry["stage"]) for entry in record["refused"]] == [("north", "class-sums")]
-    assert list(record["train"]) == ["east", "north", "west"]
+    assert [(entry["clinic"], entry["stage"]) for entry in first["refused"]] == [("north", "class-sums")]
+    assert list(first["train"]) == ["east", "north", "west"]
 
 
 def test_one_clinics_sums_alone_align_nobody(tmp_path: Path) -> None:
     seen: list[tuple[str, Task]] = []
-    train_round(strategy_in(tmp_path, a_study(loss=ALIGNED)), grid_of(norths_sums_are_bad, seen))
-    assert {clinic: task.totals for clinic, task in seen if task.kind == "train"} == {"east": None, "north": None}
+    run(strategy_in(tmp_path, a_study(loss=ALIGNED)), grid_of(norths_sums_are_bad, seen), rounds=2)
+    assert {task.totals for _, task in seen} == {None}
 
 
-def test_a_clinic_whose_sums_were_refused_and_that_then_falls_silent_is_missing(tmp_path: Path) -> None:
-    strategy = strategy_in(tmp_path, a_study(loss=ALIGNED))
-    train_round(strategy, grid_of(norths_sums_are_bad), without=("north",))
-    assert commit(strategy)["missing"] == ["north"]
-
-
-def evaluates(clinic: str, task: Task) -> Evaluation:
-    confusion = np.zeros((5, 5), dtype=np.int64)
-    confusion[0, 0] = {"val": 5, "all": 15}[task.split]
-    return Evaluation(confusion, np.zeros((0, 5, 5), dtype=np.int64), np.zeros(2, dtype=np.int64))
-
-
-def test_training_clinics_validate_and_held_out_ones_measure_on_all_cells(tmp_path: Path) -> None:
-    strategy = strategy_in(tmp_path, a_study())
+def test_a_resumed_study_sends_the_anchors_of_the_round_before_the_stop(tmp_path: Path) -> None:
+    train_round(strategy_in(tmp_path, a_study(loss=ALIGNED)), grid_of(moves_and_sums))
     seen: list[tuple[str, Task]] = []
-    train_round(strategy, grid_of(moves))
-    grid = grid_of(evaluates, seen)
-    messages = strategy.configure_evaluate(1, encode_arrays(a_model()), ConfigRecord(), grid)
-    strategy.aggregate_evaluate(1, grid.send_and_receive(messages))
-    assert [(clinic, task.split) for clinic, task in seen] == [("east", "val"), ("north", "val"), ("west", "all")]
-    record = journal.read(strategy.book.folder.journal)[-1]
-    assert (set(record["validation"]), set(record["held_out"])) == ({"east", "north"}, {"west"})
-    model = seen[0][1].model
-    assert model is not None
-    assert model["head.bias"] == pytest.approx(np.array([8, 3, 1, 1, 1]))  # the new model, not the received one
+    train_round(strategy_in(tmp_path, a_study(loss=ALIGNED)), grid_of(moves_and_sums, seen))
+    totals = [task.totals for _, task in seen if task.kind == "train"]
+    assert [total.counts.tolist() for total in totals if total is not None] == [[8, 2, 0, 0, 0]] * 2
 
 
-def test_more_cells_than_declared_are_no_evaluation(tmp_path: Path) -> None:
-    strategy = strategy_in(tmp_path, a_study())
-    train_round(strategy, grid_of(moves))
+def test_figures_come_with_the_next_round_and_those_of_the_last_with_a_closing_exchange(tmp_path: Path) -> None:
+    seen: list[tuple[str, Task]] = []
+    records = run(strategy_in(tmp_path, a_study()), grid_of(moves, seen), rounds=2)
+    first, then, closing = seen[:2], seen[2:5], seen[5:]
+    assert [(clinic, task.kind) for clinic, task in first] == [("east", "train"), ("north", "train")]
+    assert [(clinic, task.kind) for clinic, task in then] == [
+        ("east", "train"),
+        ("north", "train"),
+        ("west", "evaluate"),
+    ]
+    assert [(clinic, task.split, task.round_number) for clinic, task in closing] == [
+        ("east", "val", 2),
+        ("north", "val", 2),
+        ("west", "all", 2),
+    ]
+    for record in records:
+        assert (set(record["validation"]), set(record["held_out"])) == ({"east", "north"}, {"west"})
+        assert set(record["egress"]["west"]) == {"evaluation"}
+        assert set(record["egress"]["east"]) == {"update", "evaluation"}
 
-    def boasts(clinic: str, task: Task) -> Evaluation:
-        found = evaluates(clinic, task)
-        return Evaluation(1000 * found.confusion, found.replicates, found.coarse) if clinic == "north" else found
 
-    grid = grid_of(boasts)
-    messages = strategy.configure_evaluate(1, encode_arrays(a_model()), ConfigRecord(), grid)
-    strategy.aggregate_evaluate(1, grid.send_and_receive(messages))
-    record = journal.read(strategy.book.folder.journal)[-1]
-    assert list(record["validation"]) == ["east"]
-    assert [(entry["clinic"], entry["stage"]) for entry in record["refused"]] == [("north", "evaluation")]
+def test_held_out_clinics_measure_the_model_that_training_clinics_receive(tmp_path: Path) -> None:
+    seen: list[tuple[str, Task]] = []
+    run(strategy_in(tmp_path, a_study()), grid_of(moves, seen), rounds=2)
+    models = [task.model for _, task in seen[2:5]]
+    for model in models:
+        assert model is not None
+        assert model["head.bias"] == pytest.approx(np.array([8, 3, 1, 1, 1]))
+    last = seen[-1][1].model
+    assert last is not None
+    assert last["head.bias"] == pytest.approx(np.array([15, 5, 1, 1, 1]))
+
+
+def test_under_a_case_mix_training_clinics_get_the_bias_that_held_out_ones_measure_with(tmp_path: Path) -> None:
+    study = a_study(evaluation={"prediction_prior": "training"})
+    seen: list[tuple[str, Task]] = []
+    run(strategy_in(tmp_path, study), grid_of(moves, seen), rounds=2)
+    received, measured = seen[2][1], seen[4][1]
+    assert received.model is not None
+    assert measured.model is not None
+    assert received.prediction_bias is not None
+    assert received.prediction_bias.tolist() == measured.model["head.bias"].tolist()
+    assert received.model["head.bias"].tolist() != measured.model["head.bias"].tolist()
+
+
+def test_more_cells_than_declared_are_no_evaluation_and_the_update_beside_it_counts(tmp_path: Path) -> None:
+    def boasts(clinic: str, task: Task) -> Reply:
+        reply = moves(clinic, task)
+        if clinic == "north" and isinstance(reply, RoundReply) and reply.evaluation is not None:
+            return replace(reply, evaluation=counts(6))
+        return reply
+
+    first, second = run(strategy_in(tmp_path, a_study()), grid_of(boasts), rounds=2)
+    assert list(first["validation"]) == ["east"]
+    assert [(entry["clinic"], entry["stage"], entry["round"]) for entry in first["refused"]] == [
+        ("north", "evaluation", 1)
+    ]
+    assert list(second["train"]) == ["east", "north"]
+    assert second["refused"] == []
+
+
+def test_figures_count_where_the_update_beside_them_is_refused(tmp_path: Path) -> None:
+    def broken(clinic: str, task: Task) -> Reply:
+        reply = moves(clinic, task)
+        if task.round_number == 2 and clinic == "north" and isinstance(reply, RoundReply):
+            return replace(an_update("north", np.nan, 0.0), evaluation=reply.evaluation)
+        return reply
+
+    first, second = run(strategy_in(tmp_path, a_study()), grid_of(broken), rounds=2)
+    assert list(first["validation"]) == ["east", "north"]
+    assert first["refused"] == []
+    assert [(entry["clinic"], entry["stage"]) for entry in second["refused"]] == [("north", "update")]
 
 
 def test_evaluation_rests_between_its_rounds_but_not_in_the_last(tmp_path: Path) -> None:
     study = a_study(rounds=3, evaluation={"every_rounds": 2})
-    strategy, grid = strategy_in(tmp_path, study), grid_of(moves)
-    asked = [len(list(strategy.configure_evaluate(n, encode_arrays({}), ConfigRecord(), grid))) for n in (1, 2, 3)]
-    assert asked == [0, 3, 3]
+    records = run(strategy_in(tmp_path, study), grid_of(moves), rounds=3)
+    assert [len(record["held_out"]) for record in records] == [0, 1, 1]
+    assert [len(record["validation"]) for record in records] == [0, 2, 2]
+    assert all(record["refused"] == [] for record in records)
+
+
+def test_what_a_stranger_record_weighs_in_the_closing_exchange_stops_nothing(tmp_path: Path) -> None:
+    train_round(strategy_in(tmp_path, a_study()), grid_of(moves))
+    again = strategy_in(tmp_path, a_study(rounds=2))  # resumed: no round is open
+    record = commit(again, lambda clinic, task: an_update(clinic, 0.0, 0.0))
+    assert [(entry["clinic"], entry["stage"]) for entry in record["refused"]] == [
+        (clinic, "evaluation") for clinic in ("east", "north", "west")
+    ]
 
 
 def test_a_resumed_study_counts_its_rounds_on(tmp_path: Path) -> None:
@@ -313,9 +382,11 @@ def test_in_a_head_only_round_an_update_is_head_rows_and_the_backbone_keeps_its_
     study = a_study(training={"head_only_rounds": 2}, aggregation={"rule": "fedavg"})
 
     def head_only(clinic: str, task: Task) -> Reply:
-        update = moves(clinic, task)
-        assert isinstance(update, Update)
-        return replace(update, delta={key: value for key, value in update.delta.items() if key.startswith("head.")})
+        reply = moves(clinic, task)
+        if not isinstance(reply, RoundReply):
+            return reply
+        head = {key: value for key, value in reply.update.delta.items() if key.startswith("head.")}
+        return replace(reply, update=replace(reply.update, delta=head))
 
     model = train_round(strategy_in(tmp_path, study), grid_of(head_only))
     assert model["head.bias"] == pytest.approx(np.full(5, 7.0))

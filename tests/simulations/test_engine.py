@@ -88,7 +88,6 @@ def test_contract_a_client_app_takes_the_message_types_of_every_task() -> None:
     app = ClientApp()
     app.query("describe")(echo)
     app.query("stain_sums")(echo)
-    app.query("class_sums")(echo)
     app.train()(echo)
     app.evaluate()(echo)
     grid = InProcessGrid(app, {1: {}})

@@ -10,6 +10,7 @@ from wbc_common.errors import ConnectionFailure, SettingError, WbcError
 from wbc_common.locks import is_held
 from wbc_server import journal
 from wbc_server.deployment import is_locked, read_failure
+from wbc_server.kept_round import read_kept
 from wbc_server.link.certificates import days_left
 from wbc_server.link.folder import StudyFolder
 from wbc_server.link.register import read_register
@@ -23,6 +24,8 @@ def standing(folder: StudyFolder) -> dict[str, Any]:
     study = folder.study()
     state = read_state(folder)
     records = journal.read(folder.run.journal)
+    waiting = read_kept(folder.run.kept_round, after=len(records))
+    records += [waiting] if waiting is not None else []
     return {
         "study": study.name,
         "plan": study.hash,
