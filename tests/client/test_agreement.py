@@ -12,7 +12,14 @@ from wbc_common.study import parse_study
 from wbc_common.wire import Arrays, CalibrationRequest, ClassSums, Task
 
 STUDY = parse_study(
-    {"name": "s", "rounds": 3, "clinics": {"train": ["a", "b"]}, "evaluation": {"bootstrap_replicates": 10}}, "test"
+    {
+        "name": "s",
+        "rounds": 3,
+        "clinics": {"train": ["a", "b"]},
+        "loss": {"alignment_weight": 0.1},
+        "evaluation": {"bootstrap_replicates": 10},
+    },
+    "test",
 )
 FEATURES = 384
 
