@@ -19,19 +19,20 @@ from wbc_common.files import write_atomically
 from wbc_common.wire import Arrays
 
 FOLDER_NAME = "rounds"
-_NAME = re.compile(r"(?P<what>[a-z-]+)-(?P<round>\d{4,})\.safetensors(\.part)?")
+_NAME = re.compile(r"(?P<what>[a-z-]+)-(?P<round>\d{4,})\.safetensors(?P<torn>\.part)?")
 _OWNER_ONLY = 0o600
 
 
 def keep(state_dir: Path, what: str, arrays: Arrays, *, study_hash: str, round_number: int) -> None:
-    """Write what a round leaves for the next, and drop what is older than the round before it."""
+    """Write what a round leaves for the next; beside it only the latest round before it stays."""
     folder = state_dir / FOLDER_NAME
     ordered = {key: np.asarray(value, order="C") for key, value in arrays.items()}
     header = json.dumps({"study": study_hash, "sha256": _checksum(ordered)})
     write_atomically(_path(folder, what, round_number), save(ordered, {"wbc": header}), mode=_OWNER_ONLY)
+    lasting = {_path(folder, what, number) for number in (round_number, *_earlier(folder, what, round_number)[-1:])}
     for path in folder.iterdir():
         match = _NAME.fullmatch(path.name)
-        if match and match["what"] == what and int(match["round"]) < round_number - 1:
+        if match and match["what"] == what and path not in lasting:
             path.unlink(missing_ok=True)
 
 
@@ -54,6 +55,19 @@ def recall(state_dir: Path, what: str, *, study_hash: str, round_number: int) ->
     if not intact:
         raise _damaged(path)
     return arrays if header.get("study") == study_hash else None
+
+
+def recall_last(state_dir: Path, what: str, *, study_hash: str, before: int) -> Arrays | None:
+    """What the latest round before `before` left; None and DataError as in `recall`."""
+    numbers = _earlier(state_dir / FOLDER_NAME, what, before)
+    return recall(state_dir, what, study_hash=study_hash, round_number=numbers[-1]) if numbers else None
+
+
+def _earlier(folder: Path, what: str, before: int) -> list[int]:
+    """Rounds before `before` that left a whole file of this kind, in order."""
+    matches = [_NAME.fullmatch(path.name) for path in folder.iterdir()] if folder.is_dir() else []
+    rounds = [int(match["round"]) for match in matches if match and match["what"] == what and not match["torn"]]
+    return sorted(number for number in rounds if number < before)
 
 
 def _checksum(arrays: Arrays) -> str:

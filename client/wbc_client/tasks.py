@@ -11,6 +11,7 @@ import numpy as np
 
 from wbc_client.clinic import Clinic
 from wbc_client.dataset.cell_set import SPLITS, CellSet
+from wbc_client.error_feedback import compensate
 from wbc_client.features import sum_stain
 from wbc_client.measuring import measure, measure_personal_head
 from wbc_client.round_training import train_round
@@ -56,7 +57,7 @@ def train(clinic: Clinic, task: Task) -> RoundReply:
         evaluation = measure(clinic, clinic.cells.part("val"), task, _predicting(task), stains)
     sums = sums_to_share(clinic, cells, arrays, task.round_number)
     update = train_round(clinic, cells, task, arrays, stains, own_share(clinic, task))
-    return RoundReply(update, evaluation, sums)
+    return RoundReply(compensate(clinic, update, task.round_number), evaluation, sums)
 
 
 def evaluate(clinic: Clinic, task: Task) -> Evaluation:

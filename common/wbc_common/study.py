@@ -22,6 +22,7 @@ from wbc_common.settings.privacy import PrivacySettings
 from wbc_common.settings.reading import Settings, read_toml, validated
 from wbc_common.settings.rules import contradictions
 from wbc_common.settings.server import AggregationSettings, EvaluationSettings
+from wbc_common.settings.transport import TransportSettings, UpdatePrecision
 
 __all__ = [
     "AggregationSettings",
@@ -37,6 +38,8 @@ __all__ = [
     "Settings",
     "StudyConfig",
     "TrainingSettings",
+    "TransportSettings",
+    "UpdatePrecision",
     "parse_study",
     "read_study",
     "read_toml",
@@ -160,6 +163,7 @@ class StudyConfig(Settings):
     aggregation: AggregationSettings = AggregationSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     participation: ParticipationSettings = ParticipationSettings()
+    transport: TransportSettings = TransportSettings()
     privacy: PrivacySettings = PrivacySettings()
     personal: PersonalSettings = PersonalSettings()
 

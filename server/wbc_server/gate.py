@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from wbc_common.confusion import support
 from wbc_common.errors import UpdateRefused
 from wbc_common.stain_sums import StainSums
-from wbc_common.study import AggregationSettings
+from wbc_common.study import AggregationSettings, TransportSettings, UpdatePrecision
 from wbc_common.wire.messages import Evaluation
 from wbc_server.pieces import PIECE
 
@@ -61,6 +61,12 @@ def check_update(
         _check_array(key, delta[key], expected)
     _check_values(delta, settings.max_update_norm)
     _check_counts(class_counts, expected_counts)
+
+
+def check_precision(sent_as: UpdatePrecision, settings: TransportSettings) -> None:
+    """Refuse an update in another precision than the plan's; UpdateRefused names both."""
+    if sent_as != settings.update_precision:
+        _refuse(f"update came as {sent_as}, expected {settings.update_precision}", _SAME_STUDY)
 
 
 def check_confusion(confusion: np.ndarray, num_expected_cells: float, *, num_classes: int) -> None:

@@ -38,7 +38,7 @@ from wbc_common.wire import (
 )
 from wbc_server.aggregation import plan_weights
 from wbc_server.anchor_pool import find_pool, pool_sums, put_pool
-from wbc_server.gate import check_class_sums, check_evaluation, check_update
+from wbc_server.gate import check_class_sums, check_evaluation, check_precision, check_update
 from wbc_server.participation import Roster, content_of, instruct
 from wbc_server.prediction import for_prediction
 from wbc_server.robust import aggregate_of
@@ -198,6 +198,7 @@ class WbcStrategy(Strategy):
     def _check_update(self, clinic: str, records: RecordDict) -> Update:
         update = decode_update(records)
         declared = self.roster.class_counts[clinic][0]
+        check_precision(update.sent_as, self.study.transport)
         check_update(update.delta, update.class_counts, self._template(), declared, self.study.aggregation)
         return update
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wbc_client.round_memory import FOLDER_NAME, keep, recall
+from wbc_client.round_memory import FOLDER_NAME, keep, recall, recall_last
 from wbc_common.errors import DataError
 
 ARRAYS = {"sums": np.arange(6.0).reshape(2, 3) / 7, "counts": np.array([1.0, 2.5])}
@@ -45,7 +45,24 @@ def test_what_a_kill_while_writing_left_is_removed_in_time(tmp_path: Path) -> No
     keep(tmp_path, "class-sums", ARRAYS, study_hash="a", round_number=1)
     (tmp_path / FOLDER_NAME / "class-sums-0001.safetensors.part").write_bytes(b"torn")
     keep(tmp_path, "class-sums", ARRAYS, study_hash="a", round_number=3)
-    assert names(tmp_path) == ["class-sums-0003.safetensors"]
+    assert names(tmp_path) == ["class-sums-0001.safetensors", "class-sums-0003.safetensors"]
+
+
+def test_what_a_later_round_of_an_earlier_run_left_is_removed(tmp_path: Path) -> None:
+    for number in (8, 9, 2):
+        keep(tmp_path, "class-sums", ARRAYS, study_hash="a", round_number=number)
+    assert names(tmp_path) == ["class-sums-0002.safetensors"]
+
+
+def test_the_latest_round_before_is_recalled_and_no_torn_file(tmp_path: Path) -> None:
+    assert recall_last(tmp_path, "class-sums", study_hash="a", before=9) is None
+    for number in (2, 4):
+        keep(tmp_path, "class-sums", {"x": np.array([number])}, study_hash="a", round_number=number)
+    (tmp_path / FOLDER_NAME / "class-sums-0005.safetensors.part").write_bytes(b"torn")
+    found = [recall_last(tmp_path, "class-sums", study_hash="a", before=number) for number in (7, 4)]
+    assert [one["x"].tolist() for one in found if one is not None] == [[4], [2]]
+    assert recall_last(tmp_path, "class-sums", study_hash="a", before=2) is None
+    assert recall_last(tmp_path, "class-sums", study_hash="b", before=7) is None
 
 
 @pytest.mark.parametrize(

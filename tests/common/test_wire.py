@@ -67,7 +67,7 @@ REPLIES: dict[str, tuple[Reply, Callable[[RecordDict], Any]]] = {
     "evaluate": (EVALUATION, decode_evaluation),
     "whole round": (ROUND, decode_round),
 }
-NAMES = {**REPLY_RECORDS, "whole round": REPLY_RECORDS["train"] | OPTIONAL_RECORDS["train"]}
+NAMES = {**REPLY_RECORDS, "whole round": (REPLY_RECORDS["train"] | OPTIONAL_RECORDS["train"]) - {"update-scales"}}
 SECRET = "patient-4711"
 
 

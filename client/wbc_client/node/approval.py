@@ -66,7 +66,7 @@ def plain_words(site: Site, study: StudyConfig) -> list[str]:
         else f"never trains; measures the model on all its cells in up to {study.rounds} rounds"
     )
     leaves = (
-        "model updates, sums of features by class, class counts, confusion counts"
+        f"model updates ({study.transport.update_precision}), sums of features by class, class counts, confusion counts"
         if role == "train"
         else "class counts and confusion counts"
     )

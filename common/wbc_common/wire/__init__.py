@@ -1,7 +1,8 @@
 """Every message between coordinator and clinic. The only room of `wbc_common` that knows Flower.
 
 `messages` says what is exchanged, `codec` how it is written as Flower's records (`rounds` what comes in a round),
-`names` which there are; `records` reads those with suspicion, `npy` the arrays in them.
+`names` which there are; `records` reads those with suspicion, `npy` the arrays in them; `rounding` is what updates may
+be rounded to.
 """
 
 from wbc_common.wire.codec import (
@@ -29,6 +30,7 @@ from wbc_common.wire.messages import (
 from wbc_common.wire.names import ERROR_CODE, MESSAGE_TYPES, OPTIONAL_RECORDS, REPLY_RECORDS
 from wbc_common.wire.records import encode_arrays, record_arrays
 from wbc_common.wire.rounds import (
+    as_received,
     bytes_by_stage,
     decode_class_sums,
     decode_evaluation,
@@ -52,6 +54,7 @@ __all__ = [
     "Task",
     "TaskKind",
     "Update",
+    "as_received",
     "bytes_by_stage",
     "decode_class_sums",
     "decode_description",

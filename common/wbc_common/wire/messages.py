@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wbc_common.calibration import CalibrationCounts
+from wbc_common.settings.transport import UpdatePrecision
 from wbc_common.stain_sums import StainSums
 
 TaskKind = Literal["describe", "stain-sums", "train", "evaluate"]
@@ -85,7 +86,8 @@ class Update:
     """What training changed: `delta` float32 arrays, training `class_counts` [C], mean losses, cells seen, seconds.
 
     `epsilon` is the privacy budget that the clinic has spent on this plan so far; None without DP-SGD.
-    `precision` is what convolutions computed in at the clinic, "fp32" or "bf16".
+    `precision` is what convolutions computed in at the clinic, "fp32" or "bf16". `sent_as` is what `delta` is rounded
+    to on its way; it is read back as float32.
     """
 
     delta: Arrays
@@ -95,6 +97,7 @@ class Update:
     seconds: float
     epsilon: float | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
+    sent_as: UpdatePrecision = "fp32"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ MESSAGE_TYPES: Mapping[TaskKind, str] = {
 }
 ERROR_CODE = 1000
 
+SCALES = "update-scales"
 TASK, MODEL, TOTALS, STAIN_TOTALS = "task", "model", "class-sum-totals", "stain-sum-totals"
 STAIN, WISH, CALIBRATION = "stain-sums", "calibration-request", "calibration"
 SHIFTED, PERSONAL, BIAS = "shifted", "personal", "prediction-bias"
@@ -33,6 +34,6 @@ REPLY_RECORDS: Mapping[TaskKind, frozenset[str]] = {
 
 # What a reply may hold beside these, where it was asked for or the plan says so.
 OPTIONAL_RECORDS: Mapping[TaskKind, frozenset[str]] = {
-    "train": frozenset({CONFUSION, SUMS}),
+    "train": frozenset({CONFUSION, SUMS, SCALES}),
     "evaluate": frozenset({CALIBRATION, SHIFTED, PERSONAL}),
 }

@@ -10,8 +10,9 @@ from typing import Literal
 import numpy as np
 from flwr.app import MetricRecord, MetricRecordValues, RecordDict
 
+from wbc_common.settings.transport import UpdatePrecision
 from wbc_common.wire.measures import decode_calibration, decode_sums, encode_calibration, encode_sums
-from wbc_common.wire.messages import ClassSums, Evaluation, RoundReply, Update
+from wbc_common.wire.messages import Arrays, ClassSums, Evaluation, RoundReply, Update
 from wbc_common.wire.names import (
     CALIBRATION,
     CONFUSION,
@@ -19,12 +20,14 @@ from wbc_common.wire.names import (
     OPTIONAL_RECORDS,
     PERSONAL,
     REPLY_RECORDS,
+    SCALES,
     SHIFTED,
     SUMS,
     TRAINING,
     UPDATE,
 )
 from wbc_common.wire.records import array, decode_arrays, encode_arrays, integers, metrics, only, wrong
+from wbc_common.wire.rounding import Rounded, restore_arrays, round_arrays
 
 _BITS: Mapping[Literal["fp32", "bf16"], int] = {"fp32": 32, "bf16": 16}
 
@@ -41,7 +44,10 @@ def encode_round(reply: RoundReply) -> RecordDict:
     }
     if update.epsilon is not None:
         training["epsilon"] = update.epsilon
-    records[UPDATE] = encode_arrays(update.delta)
+    rounded = round_arrays(update.delta, update.sent_as)
+    records[UPDATE] = encode_arrays(rounded.arrays)
+    if rounded.scales is not None:
+        records[SCALES] = encode_arrays({"scales": rounded.scales})
     records[COUNTS] = encode_arrays({"counts": update.class_counts})
     records[TRAINING] = MetricRecord(training)
     if reply.sums is not None:
@@ -76,15 +82,35 @@ def decode_update(records: RecordDict) -> Update:
     training = metrics(records, TRAINING)
     beside = ("cells", "seconds", "precision-bits", "epsilon")
     losses = {name: value for name, value in training.items() if name not in beside}
+    delta, sent_as = _decode_delta(records)
     return Update(
-        delta=decode_arrays(records, UPDATE),
+        delta=delta,
         class_counts=array(records, COUNTS, "counts", ndim=1).astype(np.float64),
         losses=losses,
         num_cells=_whole(training.get("cells", 0.0)),
         seconds=training.get("seconds", 0.0),
         epsilon=training.get("epsilon"),
         precision=_precision(training.get("precision-bits", 32.0)),
+        sent_as=sent_as,
     )
+
+
+def as_received(delta: Arrays, precision: UpdatePrecision) -> Arrays:
+    """An update's arrays as the other side will read them."""
+    return restore_arrays(round_arrays(delta, precision))
+
+
+def _decode_delta(records: RecordDict) -> tuple[Arrays, UpdatePrecision]:
+    """The update's arrays as float32, and what they were rounded to."""
+    arrays = decode_arrays(records, UPDATE)
+    scales = array(records, SCALES, "scales", ndim=1) if SCALES in records else None
+    try:
+        delta = restore_arrays(Rounded(arrays, scales))
+    except ValueError as error:
+        raise wrong(str(error), "a scale for each row of an update in int8") from error
+    if scales is not None:
+        return delta, "int8"
+    return delta, "fp16" if any(value.dtype == np.float16 for value in arrays.values()) else "fp32"
 
 
 def decode_evaluation(records: RecordDict) -> Evaluation:
