@@ -146,16 +146,13 @@ def _named_classes(settings: ModelSettings) -> list[str]:
 
 def _head_rows(source: Mapping[str, Tensor], named: list[str], target: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The head's arrays with a row for each class of the study that the file knows; nothing where it fits none."""
-    weight, classes = target[HEAD_KEYS[0]], registry_of(len(target[HEAD_KEYS[0]]))
-    rows = source.get(HEAD_KEYS[0])
-    if classes is None or rows is None or rows.shape != (len(named), weight.shape[1]):
-        return {}
-    origin = [
-        [place for place, name in enumerate(named) if classes.meaning.get(name) == (own,)]
-        for own in range(len(classes))
-    ]
     found = {key: target[key].clone() for key in HEAD_KEYS}
-    for own, places in enumerate(origin):
+    classes = registry_of(len(found[HEAD_KEYS[0]]))
+    fits = all(key in source and source[key].shape == (len(named), *rows.shape[1:]) for key, rows in found.items())
+    if classes is None or not fits:
+        return {}
+    for own in range(len(classes)):
+        places = [place for place, name in enumerate(named) if classes.meaning.get(name) == (own,)]
         for key in HEAD_KEYS if places else ():
             found[key][own] = source[key][places].float().mean(dim=0)
     return found

@@ -110,9 +110,14 @@ def test_a_class_that_the_file_does_not_know_starts_at_random(tmp_path: Path) ->
     assert torch.equal(found[blast], start[blast])
 
 
-def test_a_head_whose_rows_are_not_its_classes_is_left_out(tmp_path: Path) -> None:
-    source = build_model(ModelSettings(weights="none"), 11, seed=3)
-    save_file(source.state_dict(), tmp_path / "wrong.safetensors", metadata={"classes": ",".join(CLASSES_13)})
+@pytest.mark.parametrize("damage", ["other rows", "no bias", "shorter bias"])
+def test_a_head_that_does_not_fit_its_classes_is_left_out(tmp_path: Path, damage: str) -> None:
+    state = build_model(ModelSettings(weights="none"), 11 if damage == "other rows" else 13, seed=3).state_dict()
+    if damage == "no bias":
+        del state["head.bias"]
+    if damage == "shorter bias":
+        state["head.bias"] = state["head.bias"][:12].clone()
+    save_file(state, tmp_path / "wrong.safetensors", metadata={"classes": ",".join(CLASSES_13)})
     _, loaded = load(tmp_path / "wrong.safetensors", "cnn-small")
     assert "head.weight" not in loaded
 
