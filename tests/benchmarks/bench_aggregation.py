@@ -21,7 +21,7 @@ from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
 from wbc_common.models import build_model, model_arrays
 from wbc_common.study import AggregationSettings, ModelSettings
-from wbc_common.wire import Arrays, Update, decode_update, encode_arrays, encode_reply, record_arrays
+from wbc_common.wire import Arrays, RoundReply, Update, decode_update, encode_arrays, encode_reply, record_arrays
 from wbc_server.aggregation import apply_step, plan_weights
 from wbc_server.gate import check_update
 from wbc_server.weighted_sum import WeightedSum
@@ -71,7 +71,7 @@ def an_update(model: Arrays, counts: np.ndarray, seed: int) -> RecordDict:
     """One clinic's message with a small random change of every array."""
     generator = np.random.default_rng(seed)
     delta = {key: 0.01 * generator.standard_normal(value.shape, dtype=np.float32) for key, value in model.items()}
-    return encode_reply(Update(delta, counts, {"loss": 1.0}, num_cells=int(counts.sum()), seconds=1.0))
+    return encode_reply(RoundReply(Update(delta, counts, {"loss": 1.0}, num_cells=int(counts.sum()), seconds=1.0)))
 
 
 def read(messages: Sequence[RecordDict], touch: Callable[[np.ndarray], object]) -> None:

@@ -1,8 +1,8 @@
 """What a round costs beyond training, between real processes over TLS on loopback.
 
 Starts a whole federation (coordinator, gateway, SuperLink, a node a clinic) of small in-silico clinics and reads the
-journal: a round's seconds less those of the slowest clinic's training. What is left is sending, starting, evaluation
-and, where the alignment term counts, class sums.
+journal: a round's seconds less those of the slowest clinic's training. What is left is sending, starting, measuring the
+received model and, where the alignment term counts, class sums.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def main() -> None:
     options.add_argument("--clinics", type=int, default=4, help="training clinics; one more is held out")
     options.add_argument("--rounds", type=int, default=8)
     options.add_argument("--cells", type=int, default=100, help="cells a clinic")
-    options.add_argument("--alignment", action="store_true", help="with class sums: a third exchange a round")
+    options.add_argument("--alignment", action="store_true", help="with class sums beside each update")
     given = options.parse_args()
     clinics = [
         PhantomClinic(clinic=f"clinic-{number:02d}", domain=DOMAINS[number % 4], cells=given.cells, patients=10)
