@@ -48,9 +48,7 @@ class RoundBook:
     @property
     def rounds_done(self) -> int:
         """The last round that is kept; 0 before any."""
-        if self._awaiting is not None:
-            return int(self._awaiting["round"])
-        return self._committed
+        return self.awaited_round or self._committed
 
     @property
     def _committed(self) -> int:
@@ -195,19 +193,18 @@ class RoundBook:
 
     def load(self, round_number: int) -> Arrays:
         """The global model after a round, verified against its checksum."""
-        if self._awaiting is not None and round_number == self.awaited_round:
-            reference = digest_of(self._awaiting).checkpoint
-        else:
-            reference = next(digest.checkpoint for digest in self.digests if digest.round_number == round_number)
-        return dict(checkpoints.load(self.folder.checkpoints, reference))
+        digest = next(digest for digest in reversed(self._kept()) if digest.round_number == round_number)
+        return dict(checkpoints.load(self.folder.checkpoints, digest.checkpoint))
 
     def load_state(self) -> Arrays:
         """What the server carries beside the model after the last round; nothing before any."""
-        if self._awaiting is not None:
-            reference = digest_of(self._awaiting).server_state
-        else:
-            reference = self.digests[-1].server_state if self.digests else None
+        kept = self._kept()
+        reference = kept[-1].server_state if kept else None
         return {} if reference is None else dict(checkpoints.load(self.folder.server_state, reference))
+
+    def _kept(self) -> list[RoundDigest]:
+        """Every round that is kept: those of the journal, and the one that waits for its figures."""
+        return self.digests if self._awaiting is None else [*self.digests, digest_of(self._awaiting)]
 
     def load_selected(self) -> Arrays:
         """The model that the plan exports: that of the selected round, or the average of the last third."""

@@ -1,5 +1,7 @@
 """The round book: a round exists once its record is on disk, and its model is there before that."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -86,18 +88,25 @@ class Killed(KeyboardInterrupt):
     """A kill at a moment of the test's choice."""
 
 
-def crash(*_: object) -> None:
-    raise Killed
+@contextmanager
+def killed_at(monkeypatch: pytest.MonkeyPatch, place: object, name: str) -> Iterator[None]:
+    """Whoever calls that function is killed."""
+
+    def crash(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(place, name, crash)
+        with pytest.raises(Killed):
+            yield
 
 
 def test_a_kill_before_the_record_is_kept_loses_that_round_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit(open_book(tmp_path), 1)
-    with monkeypatch.context() as patched:
-        patched.setattr(round_book, "write_kept", crash)
-        with pytest.raises(Killed):
-            commit(open_book(tmp_path), 2)
+    with killed_at(monkeypatch, round_book, "write_kept"):
+        commit(open_book(tmp_path), 2)
     book = open_book(tmp_path)
     assert (book.rounds_done, book.awaited_round) == (1, None)
     assert book.load(1)["head.bias"].tolist() == [1.0, 1.0]
@@ -109,10 +118,8 @@ def test_a_kill_before_the_line_loses_figures_only_and_they_are_awaited_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit(open_book(tmp_path), 1)
-    with monkeypatch.context() as patched:
-        patched.setattr(journal, "append", crash)
-        with pytest.raises(Killed):
-            commit(open_book(tmp_path), 2)
+    with killed_at(monkeypatch, journal, "append"):
+        commit(open_book(tmp_path), 2)
     book = open_book(tmp_path)
     assert (book.rounds_done, book.awaited_round) == (2, 2)
     assert book.load(2)["head.bias"].tolist() == [2.0, 2.0]
@@ -123,10 +130,8 @@ def test_a_kill_before_the_line_loses_figures_only_and_they_are_awaited_again(
 
 
 def test_a_kill_after_the_line_awaits_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patched:
-        patched.setattr(RoundBook, "_announce_round", crash)
-        with pytest.raises(Killed):
-            commit(open_book(tmp_path), 1)
+    with killed_at(monkeypatch, RoundBook, "_announce_round"):
+        commit(open_book(tmp_path), 1)
     book = open_book(tmp_path)
     assert (book.rounds_done, book.awaited_round) == (1, None)
     book.commit()
