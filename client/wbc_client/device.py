@@ -36,9 +36,8 @@ def compute_reproducibly() -> None:
 def keep_freed_memory() -> None:
     """Let glibc keep up to 256 MiB of freed memory for the next step, where it would hand it back after each.
 
-    A step's activations are a few MB each: fetched anew they cost a page fault per 4 kB, 3 to 8 % of a step. Other C
-    libraries are left alone. From then on blocks of 32 MiB or more are always handed back, as glibc does by itself at
-    the most.
+    A step's activations are a few MB each: fetched anew they cost a page fault per 4 kB. Other C libraries are left
+    alone. From then on blocks of 32 MiB or more are always handed back, as glibc does by itself at the most.
     """
     with suppress(OSError):
         libc = ctypes.CDLL("libc.so.6")

@@ -1,10 +1,9 @@
 """GroupNorm, max pool and ReLU in one go for bf16 activations on one thread of a CPU, where a C compiler is at hand.
 
-torch makes six passes over a block's activations and six over their gradients, most of them in fp32; together they take
-about half as long as the convolutions. `norm_pool.c` reads what the convolution wrote, in bf16, and writes the block's
-result: a third of the time. Statistics, factors and sums are float32 or wider; input and output are rounded to bf16,
-as the next convolution would round them anyway. torch's own compiler (inductor) made slower code of the same lines
-than torch without it, and on more threads torch shares the work, which this does not: both then take torch's way.
+torch makes six passes over a block's activations and six over their gradients, most of them in fp32. `norm_pool.c`
+reads what the convolution wrote, in bf16, and writes the block's result; `tests/benchmarks/bench_step.py` measures a
+step. Statistics, factors and sums are float32 or wider; input and output are rounded to bf16, as the next convolution
+would round them anyway. On more threads torch shares the work, which this does not: then torch's way is taken.
 """
 
 import ctypes

@@ -196,7 +196,7 @@ def pretrain(
     epochs: Epochs = 20,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
-    """Train a small backbone on in-silico cells alone; use it as [model] weights."""
+    """Train a small network on in-silico cells alone; use it as [model] weights."""
     from wbc_simulations.pretrain import Recipe, save_weights
     from wbc_simulations.pretrain import pretrain as train
 

@@ -88,7 +88,8 @@ def test_a_constant_rate_stays() -> None:
 
 
 def trained(precision: str) -> Trained:
-    return train(study(training={"local_epochs": 2, "batch_size": 4, "augmentation": "stain", "precision": precision}))
+    training = {"local_epochs": 2, "batch_size": 4, "augmentation": "stain", "precision": precision}
+    return train(study(training=training, model={"weights": "none"}))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -100,5 +101,5 @@ def test_in_either_precision_the_same_seed_gives_the_same_bits(precision: str) -
 
 def test_bf16_is_near_fp32_and_not_the_same() -> None:
     fp32, bf16 = trained("fp32"), trained("bf16")
-    assert bf16.losses["loss"] == pytest.approx(fp32.losses["loss"], rel=0.15)
+    assert bf16.losses["loss"] == pytest.approx(fp32.losses["loss"], rel=0.05)
     assert bf16.losses["loss"] != fp32.losses["loss"]
