@@ -2,20 +2,29 @@
 
 Starts a whole federation (coordinator, gateway, SuperLink, a node a clinic) of small in-silico clinics and reads the
 journal: a round's seconds less those of the slowest clinic's training. What is left is sending, starting, measuring the
-received model and, where the alignment term counts, class sums.
+received model and, where the alignment term counts, class sums. Beside it the coordinator's memory, by process. With
+--slow, the processes of one clinic are stopped and let go in turns, so that they get a share of the machine's time.
 """
 
 import argparse
 import json
 import os
+import signal
 import statistics
+import subprocess
 import tempfile
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
+
+from processes import family, memory_mb
 
 from wbc_simulations.experiment import PhantomClinic
 from wbc_simulations.federation import Federation, end, launch, launch_clinic, lay_out, plan_federation
 
+LIMIT_SECONDS = 900
+COORDINATOR = ("flwr-serverapp", "flower-superlink", "link.gateway")
 DOMAINS = ("dm96_mgg", "rapid_yellow", "pale_wright", "oil_mgg_aml")
 
 
@@ -24,6 +33,10 @@ def main() -> None:
     options.add_argument("--clinics", type=int, default=4, help="training clinics; one more is held out")
     options.add_argument("--rounds", type=int, default=8)
     options.add_argument("--cells", type=int, default=100, help="cells a clinic")
+    options.add_argument("--backbone", default="cnn-small", help="cnn-small: 1.3 MB in fp32; resnet18: 45 MB")
+    options.add_argument("--precision", default="fp32", help="of the updates: fp32, fp16 or int8")
+    options.add_argument("--slow", type=float, default=1.0, help="one clinic as many times slower")
+    options.add_argument("--round-minutes", type=float, default=5.0, help="after which a round goes on without it")
     options.add_argument("--alignment", action="store_true", help="with class sums beside each update")
     given = options.parse_args()
     clinics = [
@@ -36,6 +49,8 @@ def main() -> None:
     settings: dict[str, object] = {
         "name": "bench",
         "rounds": given.rounds,
+        "model": {"backbone": given.backbone, "weights": "none"},
+        "transport": {"update_precision": given.precision},
         "images": {"size_px": 32},
         "training": {"local_epochs": 1},
         "loss": {
@@ -44,28 +59,62 @@ def main() -> None:
             "alignment_warmup": 0.0,
         },
         "evaluation": {"bootstrap_replicates": 20},
-        "participation": {"join_minutes": 5.0, "round_minutes": 5.0},
+        "participation": {"join_minutes": 9.0, "round_minutes": given.round_minutes, "quorum": 0.5},
     }
     with tempfile.TemporaryDirectory() as place:
         federation = lay_out(Path(place) / "federation", clinics, plan_federation(clinics, settings))
-        seconds = run(federation)
+        seconds, memory = run(federation, given.slow)
         records = [json.loads(line) for line in (federation.coordinator / "run/rounds.jsonl").read_text().splitlines()]
         tell(records, seconds)
+    print("coordinator's peak memory, MB: " + ", ".join(f"{name} {peak:.0f}" for name, peak in memory.items()))
 
 
-def run(federation: Federation) -> float:
-    """Run a federation to its report; seconds from the first start to the coordinator's end."""
+def run(federation: Federation, slow: float) -> tuple[float, dict[str, float]]:
+    """Run a federation to its report; seconds from the first start to the coordinator's end, its peak MB by process."""
     began = time.monotonic()
     log = federation.coordinator / "coordinator.log"
     coordinator = launch("wbc-server", "start", str(federation.coordinator), log=log, OMP_NUM_THREADS="1")
-    nodes = [launch_clinic(federation, clinic) for clinic in federation.clinics]
-    code = coordinator.wait(580)
+    nodes = {clinic: launch_clinic(federation, clinic) for clinic in federation.clinics}
+    over, peaks = threading.Event(), dict.fromkeys(COORDINATOR, 0.0)
+    watchers = [threading.Thread(target=watch_memory, args=(coordinator.pid, peaks, over))]
+    if slow > 1:
+        watchers.append(threading.Thread(target=hold_back, args=(nodes["clinic-00"], slow, over)))
+    for watcher in watchers:
+        watcher.start()
+    try:
+        code = coordinator.wait(LIMIT_SECONDS)
+    finally:
+        over.set()
+        for watcher in watchers:
+            watcher.join()
     seconds = time.monotonic() - began
-    for node in nodes:
+    for node in nodes.values():
         end(node)
     if code:
         raise SystemExit(log.read_text())
-    return seconds
+    return seconds, peaks
+
+
+def watch_memory(root: int, peaks: dict[str, float], over: threading.Event) -> None:
+    """Keep the largest memory of each kind of process below one."""
+    while not over.wait(0.2):
+        for process in family(root):
+            with suppress(OSError):
+                line = Path(f"/proc/{process}/cmdline").read_text()
+                name = next((name for name in peaks if name in line), None)
+                if name:
+                    peaks[name] = max(peaks[name], memory_mb(process))
+
+
+def hold_back(node: "subprocess.Popen[bytes]", times: float, over: threading.Event) -> None:
+    """Stop all processes of a clinic for so much of each half second that they run one part in `times`."""
+    period = 0.5
+    while not over.is_set():
+        for wanted, seconds in ((signal.SIGSTOP, period * (1 - 1 / times)), (signal.SIGCONT, period / times)):
+            for process in family(node.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(process, wanted)
+            time.sleep(seconds)
 
 
 def tell(records: list[dict[str, object]], seconds: float) -> None:
@@ -75,9 +124,10 @@ def tell(records: list[dict[str, object]], seconds: float) -> None:
         training = max(clinic["seconds"] for clinic in record["train"].values())  # type: ignore[attr-defined]
         overheads.append(float(record["seconds"]) - training)  # type: ignore[arg-type]
         sent = sum(sum(kinds.values()) for kinds in record["egress"].values())  # type: ignore[attr-defined]
+        absent = f", without {', '.join(map(str, record['missing']))}" if record["missing"] else ""  # type: ignore[arg-type]
         print(
             f"round {record['round']}: {record['seconds']:6.2f} s, slowest training {training:5.2f} s, "
-            f"beyond it {overheads[-1]:5.2f} s, {sent / 1e6:.2f} MB from clinics"
+            f"beyond it {overheads[-1]:5.2f} s, {sent / 1e6:.2f} MB from clinics{absent}"
         )
     print(f"median beyond training, without the first round: {statistics.median(overheads[1:]):.2f} s")
     load = f"load of this machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs"

@@ -27,15 +27,19 @@ def main() -> None:
     options.add_argument("--kills", type=int, default=10)
     options.add_argument("--rounds", type=int, default=6)
     options.add_argument("--pause", type=float, default=8.0, help="seconds between kills, on average")
+    options.add_argument("--precision", default="int8", help="of the updates: fp32, fp16 or int8")
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--side", choices=("both", "coordinator", "clinics"), default="both")
     options.add_argument("--supernodes", action="store_true")
     given = options.parse_args()
     victims = [("coordinator", what) for what in COORDINATOR]
     victims += [
         (clinic.clinic, what) for clinic in CLINICS for what in (*CLINIC, *["flower-supernode"] * given.supernodes)
     ]
+    if given.side != "both":
+        victims = [victim for victim in victims if (victim[0] == "coordinator") == (given.side == "coordinator")]
     with tempfile.TemporaryDirectory() as place:
-        study = tiny_plan(rounds=given.rounds)
+        study = tiny_plan(rounds=given.rounds, transport={"update_precision": given.precision})
         with running(Path(place) / "federation", study) as found:
             began = time.monotonic()
             killed = kill_at_random(found, victims, given)
@@ -60,7 +64,7 @@ def kill_at_random(found: Running, victims: list[tuple[str, str]], given: argpar
         side, what = draw.choice(victims)
         if kill(found.processes[side], what):
             killed += 1
-            print(f"killed {what} of {side} after round {found.rounds_done()}", flush=True)
+            print(f"{killed}: {what} of {side} after round {found.rounds_done()}", flush=True)
         time.sleep(draw.uniform(0, 2 * given.pause))
     return killed
 

@@ -28,13 +28,19 @@ def main() -> None:
     options.add_argument("--cut", type=float, default=0.0, help="seconds")
     options.add_argument("--kind", choices=CUTS, default="refuse", help="what becomes of connections in a cut")
     options.add_argument("--rounds", type=int, default=4)
+    options.add_argument("--precision", default="fp32", help="of the updates: fp32, fp16 or int8")
     options.add_argument("--backbone", default="cnn-small")
     given = options.parse_args()
     minutes = 5.0 + given.cut / 60
     with tempfile.TemporaryDirectory() as place:
         participation = {"join_minutes": 4.0, "round_minutes": minutes}
         model = {"backbone": given.backbone, "weights": "none"}
-        study = tiny_plan(rounds=given.rounds, participation=participation, model=model)
+        study = tiny_plan(
+            rounds=given.rounds,
+            participation=participation,
+            model=model,
+            transport={"update_precision": given.precision},
+        )
         with running(Path(place) / "federation", study) as found:
             lines = lay_lines(found, given.megabits)
             began = time.monotonic()

@@ -51,12 +51,12 @@ def _cpu_of_children() -> float:
 def _watch_memory(root: int, peaks: list[float], over: threading.Event) -> None:
     while not over.wait(_EVERY_SECONDS):
         # Pss shares what processes have in common among them, so that a sum counts it once.
-        sizes = [size for pid in _family(root) if (size := _memory_mb(pid))]
+        sizes = [size for pid in family(root) if (size := memory_mb(pid))]
         peaks[0] = max(peaks[0], *sizes, 0.0)
         peaks[1] = max(peaks[1], sum(sizes))
 
 
-def _family(root: int) -> list[int]:
+def family(root: int) -> list[int]:
     """A process and all that descend from it."""
     parents: dict[int, int] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
@@ -70,7 +70,8 @@ def _family(root: int) -> list[int]:
     return found
 
 
-def _memory_mb(pid: int) -> float:
+def memory_mb(pid: int) -> float:
+    """Memory of a process, with its part of what it shares; 0 if it is gone."""
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except OSError:

@@ -48,11 +48,28 @@ def test_the_plan_in_plain_words_says_what_runs_and_what_leaves(tmp_path: Path) 
     site = clinic(tmp_path)
     trains = "\n".join(plain_words(site, site.read_study()))
     assert "trains 2 epochs in each of up to 4 rounds" in trains
-    assert "model updates" in trains
+    assert "model updates (fp32)" in trains
+    assert "sums of features" not in trains  # nothing aligns and nothing pools stains under this plan
     held_out = site.model_copy(update={"clinic": "berlin"})
     measures = "\n".join(plain_words(held_out, site.read_study()))
     assert "never trains" in measures
     assert "model updates" not in measures
+    write_study(
+        parse_study(
+            {
+                **PLAN,
+                "loss": {"alignment_weight": 0.1},
+                "training": {"augmentation": "federated-stain"},
+                "transport": {"update_precision": "int8"},
+            },
+            "test",
+        ),
+        tmp_path / "study.toml",
+    )
+    shares = "\n".join(plain_words(site, site.read_study()))
+    assert "model updates (int8)" in shares
+    assert "sums of features by class, sums of stain statistics" in shares
+    assert "sums of features" not in "\n".join(plain_words(held_out, site.read_study()))
 
 
 def test_approve_asks_and_a_no_is_exit_code_5(tmp_path: Path) -> None:

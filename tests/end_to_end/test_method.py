@@ -17,7 +17,7 @@ from wbc_simulations.running import continue_run, finish_run, start_run
 
 
 def rich_experiment() -> Experiment:
-    """Three rounds: focal loss, pooled stain, FedAdam, a head-only round, the average exported."""
+    """Three rounds: focal loss, pooled stain, FedAdam, a head-only round, the average exported, updates in int8."""
     return tiny_experiment(
         rounds=3,
         training={"local_epochs": 1, "batch_size": 16, "augmentation": "federated-stain", "head_only_rounds": 1},
@@ -25,6 +25,7 @@ def rich_experiment() -> Experiment:
         aggregation={"rule": "uniform", "optimizer": "fedadam", "step_size": 0.01},
         evaluation={"bootstrap_replicates": 20, "selection": "average", "stain_draws": 1},
         personal={"clinics": ["north"], "epochs": 2},
+        transport={"update_precision": "int8"},
     )
 
 

@@ -398,3 +398,19 @@ def test_a_backbone_that_arrives_in_a_head_only_round_is_refused(tmp_path: Path)
     train_round(strategy, grid_of(moves))
     reasons = [entry["reason"] for entry in commit(strategy)["refused"]]
     assert reasons == ["update has arrays that the model has not, expected none: 'backbone.weight'"] * 2
+
+
+def test_an_update_in_another_precision_than_the_plans_is_refused(tmp_path: Path) -> None:
+    def north_sends_fp32(clinic: str, task: Task) -> Reply:
+        reply = moves(clinic, task)
+        if clinic == "east" and isinstance(reply, RoundReply):
+            return replace(reply, update=replace(reply.update, sent_as="int8"))
+        return reply
+
+    strategy = strategy_in(tmp_path, a_study(transport={"update_precision": "int8"}))
+    train_round(strategy, grid_of(north_sends_fp32))
+    record = commit(strategy)
+    assert list(record["train"]) == ["east"]
+    assert [(entry["clinic"], entry["reason"]) for entry in record["refused"]] == [
+        ("north", "update came as fp32, expected int8")
+    ]

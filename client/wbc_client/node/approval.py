@@ -65,20 +65,32 @@ def plain_words(site: Site, study: StudyConfig) -> list[str]:
         if role == "train"
         else f"never trains; measures the model on all its cells in up to {study.rounds} rounds"
     )
-    leaves = (
-        f"model updates ({study.transport.update_precision}), sums of features by class, class counts, confusion counts"
-        if role == "train"
-        else "class counts and confusion counts"
-    )
     return [
         f"study: {study.name}, classes {study.registry}, model {study.model.backbone}",
         f"clinics that train: {', '.join(training)}; held out: {', '.join(held_out) or 'none'}",
         f"here: clinic {site.clinic} {work}",
-        f"what leaves: {leaves}, with {study.evaluation.bootstrap_replicates} bootstrap draws at the end",
+        f"what leaves: {', '.join(_leaves(site.clinic, study))}",
         "what does not leave: images, names of files, patients",
         _budget(study),
         f"a round waits {study.participation.round_minutes:g} minutes for its clinics",
     ]
+
+
+def _leaves(clinic: str, study: StudyConfig) -> list[str]:
+    """Each kind of content that the plan lets leave this clinic."""
+    counts = [
+        "class counts",
+        f"confusion counts, with {study.evaluation.bootstrap_replicates} bootstrap draws at the end",
+        "counts of cells and sums of errors by predicted probability",
+    ]
+    if study.role(clinic) != "train":
+        return counts
+    losses = " with their mean losses" if study.privacy.mode == "none" else ""
+    updates = f"model updates ({study.transport.update_precision}){losses}"
+    aligns = any(study.shares_sums(number) for number in range(1, study.rounds + 1))
+    sums = ["sums of features by class"] if aligns else []
+    stains = ["sums of stain statistics"] if study.pools_stain else []
+    return [updates, *sums, *stains, *counts]
 
 
 def _budget(study: StudyConfig) -> str:
