@@ -34,7 +34,7 @@ OURS = {
 # Other frameworks, taken where they are installed: package, script and threads a process.
 OTHERS = {
     "pfl-research, 2 threads": ("pfl", "with_pfl.py", 2),
-    "NVIDIA FLARE, two clinics at a time": ("nvflare", "with_nvflare.py", 1),
+    "NVIDIA FLARE, a process a clinic": ("nvflare", "with_nvflare.py", 1),
 }
 _TOLERANCE = 0.05
 

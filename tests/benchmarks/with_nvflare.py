@@ -1,4 +1,7 @@
-"""The reference job under NVIDIA FLARE's simulator (package `nvflare`): its FedAvg controller, two clients at a time.
+"""The reference job under NVIDIA FLARE's simulator (package `nvflare`): its FedAvg controller, a process a client.
+
+Two clients at a time would take less memory, but then the simulator starts a process anew for each turn, and the command
+takes about eight times as long as the floor.
 
 The rounds, the messages and the aggregation by cells are FLARE's; a clinic's epochs are `reference_job.train`, so that
 cells, batches, augmentation and optimiser are the floor's. The simulator starts processes of its own, which import
@@ -109,7 +112,7 @@ def run(clinics: Path, folder: Path) -> dict[str, object]:
     for name in names:
         job.to(ReferenceTraining(str(clinics), str(record)), name, tasks=["train"])
     allow_components(folder / "workspace")
-    job.simulator_run(str(folder / "workspace"), threads=2)
+    job.simulator_run(str(folder / "workspace"), threads=len(names))
     seconds = [float(line) for line in (record / "seconds.txt").read_text().splitlines()]
     losses = [json.loads((record / f"loss-{study.rounds}-{name}.json").read_text()) for name in names]
     return {"seconds": seconds, "loss": sum(losses) / len(losses)}
