@@ -1,7 +1,7 @@
 """The reference job under NVIDIA FLARE's simulator (package `nvflare`): its FedAvg controller, a process a client.
 
-Two clients at a time would take less memory, but then the simulator starts a process anew for each turn, and the command
-takes about eight times as long as the floor.
+Two clients at a time would take less memory, but then the simulator starts a process anew for each turn, and the
+command takes about eight times as long as the floor.
 
 The rounds, the messages and the aggregation by cells are FLARE's; a clinic's epochs are `reference_job.train`, so that
 cells, batches, augmentation and optimiser are the floor's. The simulator starts processes of its own, which import
