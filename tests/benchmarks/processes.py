@@ -1,11 +1,13 @@
 """Running a command and watching it: wall time, output, and peak memory of its processes from Linux' /proc."""
 
+import os
 import resource
+import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,20 +28,35 @@ class Watched:
     together_mb: float
 
 
-def watch(command: Sequence[str], environment: dict[str, str]) -> Watched:
-    """Run a command to its end; a failure ends the benchmark with its output."""
+class CommandFailed(Exception):
+    """A command that failed, or did not end in time; says which and what it wrote."""
+
+
+def watch(command: Sequence[str], environment: dict[str, str], limit_seconds: float | None = None) -> Watched:
+    """Run a command to its end.
+
+    Raises:
+        CommandFailed: it failed, or was ended with all its processes after `limit_seconds`.
+    """
     started, cpu_before = time.perf_counter(), _cpu_of_children()
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     peaks = [0.0, 0.0]
     over = threading.Event()
     watcher = threading.Thread(target=_watch_memory, args=(process.pid, peaks, over))
     watcher.start()
-    output, errors = process.communicate()
+    try:
+        output, errors = process.communicate(timeout=limit_seconds)
+    except subprocess.TimeoutExpired:
+        for pid in family(process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        output, errors = "", f"did not end within {limit_seconds:g} s"
+        process.communicate()
     seconds = time.perf_counter() - started
     over.set()
     watcher.join()
     if process.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{errors}")
+        raise CommandFailed(f"{' '.join(command)} failed:\n{errors}")
     return Watched(seconds, _cpu_of_children() - cpu_before, output, peaks[0], peaks[1])
 
 
