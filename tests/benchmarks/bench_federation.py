@@ -97,7 +97,7 @@ def run(federation: Federation, slow: float) -> tuple[float, dict[str, float]]:
 
 def watch_memory(root: int, peaks: dict[str, float], over: threading.Event) -> None:
     """Keep the largest memory of each kind of process below one."""
-    while not over.wait(0.2):
+    while not over.wait(1.0):
         for process in family(root):
             with suppress(OSError):
                 line = Path(f"/proc/{process}/cmdline").read_text()
