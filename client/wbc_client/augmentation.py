@@ -98,11 +98,20 @@ def restain(images: torch.Tensor, generator: torch.Generator, stains: VirtualSta
     return _restained(images, generator) if stains is None else stains.apply(images, generator)
 
 
+def stained_alike(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Float images [B, 3, H, W] all in one other stain of our own ranges; not clipped to 0..1."""
+    return _in_stains(images, *_stain_maps(1, generator))
+
+
 def _restained(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """`OD' = A·OD + t` per image; the result is not yet clipped to 0..1."""
-    mixing, shift = _stain_maps(len(images), generator)
+    return _in_stains(images, *_stain_maps(len(images), generator))
+
+
+def _in_stains(images: torch.Tensor, mixing: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """`OD' = A·OD + t`, by one map or one an image; the result is not yet clipped to 0..1."""
     light = log_light(images).flatten(2)  # −OD, [B, 3, H·W]; signs change nothing in a sum's rounding
-    changed = torch.baddbmm(shift.neg().to(images), mixing.to(images), light)
+    mixing = mixing.to(images).expand(len(images), -1, -1)
+    changed = torch.baddbmm(shift.neg().to(images), mixing, light)
     return from_log_light(changed).view_as(images)
 
 

@@ -11,7 +11,7 @@ from wbc_client.clinic import Clinic
 from wbc_client.dataset.cell_set import CellSet
 from wbc_client.evaluation import count
 from wbc_client.personal import fit_personal_head, keep_head
-from wbc_client.stain_averaging import predict_over_stains
+from wbc_client.stain_averaging import predict_averaged
 from wbc_client.virtual_stains import VirtualStains
 from wbc_common.confusion import confusion_matrix
 from wbc_common.errors import MessageError
@@ -19,10 +19,10 @@ from wbc_common.models import Network
 from wbc_common.wire import Arrays, CalibrationRequest, Evaluation, Task
 
 
-def measure(clinic: Clinic, cells: CellSet, task: Task, arrays: Arrays, stains: VirtualStains | None) -> Evaluation:
+def measure(clinic: Clinic, cells: CellSet, task: Task, arrays: Arrays) -> Evaluation:
     """Counts of the received model on some of this clinic's cells."""
     settings = clinic.study.evaluation
-    logits = _logits(clinic, clinic.model(arrays), cells, stains)
+    logits = _logits(clinic, clinic.model(arrays), cells, averaged=task.averaged)
     replicates = min(task.replicates, settings.bootstrap_replicates)
     found = count(logits, cells, replicates=replicates, clinic=clinic.site.clinic)
     if task.calibration is None or not settings.calibration:
@@ -37,14 +37,12 @@ def measure_personal_head(
     model, name = clinic.model(arrays), clinic.site.clinic
     fit_personal_head(model, training, clinic.study, clinic=name, stains=stains)
     keep_head(model, clinic.site.state_dir, clinic.study)
-    return count(_logits(clinic, model, cells, stains), cells, replicates=0, clinic=name).confusion
+    return count(_logits(clinic, model, cells, averaged=True), cells, replicates=0, clinic=name).confusion
 
 
-def _logits(clinic: Clinic, model: Network, cells: CellSet, stains: VirtualStains | None) -> Tensor:
-    draws, name = clinic.study.evaluation.stain_draws, clinic.site.clinic
-    return predict_over_stains(
-        model, cells.images, clinic.device, draws=draws, clinic=name, stains=stains, precision=clinic.precision
-    )
+def _logits(clinic: Clinic, model: Network, cells: CellSet, *, averaged: bool) -> Tensor:
+    draws = clinic.study.evaluation.stain_draws if averaged else 0
+    return predict_averaged(model, cells.images, clinic.device, draws=draws, precision=clinic.precision)
 
 
 def _with_calibration(found: Evaluation, logits: Tensor, cells: CellSet, wish: CalibrationRequest) -> Evaluation:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from wbc_client.features import predict
+from wbc_client.stain_averaging import predict_averaged
 from wbc_common.appearance import prepare
 from wbc_common.errors import DataError, SettingError
 from wbc_common.images import read_image
@@ -68,7 +68,7 @@ def _study_of(path: Path, text: str) -> StudyConfig:
 
 
 def classify(model: Network, study: StudyConfig, paths: Iterable[Path]) -> list[Prediction]:
-    """Predictions for image files of single cells.
+    """Predictions for image files of single cells, each averaged over the plan's stain draws.
 
     Raises:
         DataError: an image cannot be read.
@@ -76,7 +76,8 @@ def classify(model: Network, study: StudyConfig, paths: Iterable[Path]) -> list[
     files = list(paths)
     pixels = [torch.tensor(read_image(path, study.images.source_px)).permute(2, 0, 1) for path in files]
     images = prepare(torch.stack(pixels), study.images)  # uint8 [N, 3, H, W]
-    probabilities = predict(model, images, torch.device("cpu")).softmax(dim=1)
+    draws = study.evaluation.stain_draws
+    probabilities = predict_averaged(model, images, torch.device("cpu"), draws=draws).softmax(dim=1)
     return [_prediction(path, row, study) for path, row in zip(files, probabilities, strict=True)]
 
 

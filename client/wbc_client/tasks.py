@@ -54,7 +54,7 @@ def train(clinic: Clinic, task: Task) -> RoundReply:
     cells = _some(clinic.cells.part("train"), "training")
     evaluation = None
     if clinic.study.evaluates(task.round_number - 1):
-        evaluation = measure(clinic, clinic.cells.part("val"), task, _predicting(task), stains)
+        evaluation = measure(clinic, clinic.cells.part("val"), task, _predicting(task))
     sums = sums_to_share(clinic, cells, arrays, task.round_number)
     update = train_round(clinic, cells, task, arrays, stains, own_share(clinic, task))
     return RoundReply(compensate(clinic, update, task.round_number), evaluation, sums)
@@ -62,7 +62,7 @@ def train(clinic: Clinic, task: Task) -> RoundReply:
 
 def evaluate(clinic: Clinic, task: Task) -> Evaluation:
     """Measure the received model on one split, or on all cells."""
-    found = measure(clinic, _split(clinic.cells, task.split), task, _model_of(task), _stains_of(clinic, task))
+    found = measure(clinic, _split(clinic.cells, task.split), task, _model_of(task))
     if task.split != "test" or clinic.site.clinic not in clinic.study.personal.clinics:
         return found
     training = _some(clinic.cells.part("train"), "training")

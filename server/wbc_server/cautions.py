@@ -13,15 +13,10 @@ _PRIVACY = (
     "which leave without noise, and protects a patient with several cells less."
 )
 
-_STAIN_DRAWS = (
-    "Every figure averages each image over {draws} virtual stains beside itself; wbc-client predict looks at an image "
-    "once and can differ."
-)
-
 
 def cautions(study: StudyConfig) -> list[str]:
     """One or two sentences for each setting that needs them."""
-    return [*_robust(study), *_privacy(study), *_stain_draws(study)]
+    return [*_robust(study), *_privacy(study)]
 
 
 def _robust(study: StudyConfig) -> list[str]:
@@ -32,8 +27,3 @@ def _robust(study: StudyConfig) -> list[str]:
 def _privacy(study: StudyConfig) -> list[str]:
     settings = study.privacy
     return [] if settings.mode == "none" else [_PRIVACY.format(epsilon=settings.epsilon, delta=settings.delta)]
-
-
-def _stain_draws(study: StudyConfig) -> list[str]:
-    draws = study.evaluation.stain_draws
-    return [_STAIN_DRAWS.format(draws=draws)] if draws else []

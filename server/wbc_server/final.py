@@ -50,7 +50,7 @@ def fit_calibration(
     """The temperature with the least summed NLL, and the conformal threshold; None where the plan wants neither."""
     if not study.evaluation.calibration:
         return None
-    task = Task("evaluate", study.hash, study.rounds, arrays, split="val", stain=stain)
+    task = Task("evaluate", study.hash, study.rounds, arrays, split="val", averaged=True, stain=stain)
     asked = {roster.train: _calibrated(task, study, roster, 1.0)}
     found, sizes = _ask(grid, study, roster, asked, timeout_seconds)
     counts = [evaluation.calibration for evaluation in found.values() if evaluation.calibration is not None]
@@ -78,7 +78,9 @@ def measure(
         The evaluations that count, and the size in bytes of each clinic's answer.
     """
     replicates = study.evaluation.bootstrap_replicates
-    test = Task("evaluate", study.hash, study.rounds, arrays, split="test", replicates=replicates, stain=stain)
+    test = Task(
+        "evaluate", study.hash, study.rounds, arrays, split="test", replicates=replicates, averaged=True, stain=stain
+    )
     if fitted is not None:
         test = _calibrated(test, study, roster, fitted.temperature)
     asked = {roster.train: test, roster.held_out: replace(test, split="all")}

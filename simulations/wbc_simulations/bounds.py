@@ -25,8 +25,8 @@ from wbc_client.clinic import open_clinic
 from wbc_client.dataset.cell_set import SPLITS, CellSet
 from wbc_client.dataset.packed import packed_metadata, write_packed
 from wbc_client.evaluation import count
-from wbc_client.features import predict
 from wbc_client.predict import load_model
+from wbc_client.stain_averaging import predict_averaged
 from wbc_common.errors import SettingError
 from wbc_common.seeds import numpy_generator
 from wbc_common.study import ClinicSettings, StudyConfig, parse_study, write_study
@@ -201,7 +201,9 @@ def _cross_fitted(name: str, cells: CellSet, study: StudyConfig, folder: RunFold
     logits = torch.zeros(len(cells), len(study.classes))
     for fold in range(_ORACLE_FOLDS):
         model, _ = load_model(RunFolder(folder.path / "bounds" / f"{name}-{fold}").model)
-        logits[folds == fold] = predict(model, cells.images[folds == fold], torch.device("cpu"))
+        logits[folds == fold] = predict_averaged(
+            model, cells.images[folds == fold], torch.device("cpu"), draws=study.evaluation.stain_draws
+        )
     return count(logits, cells, replicates=study.evaluation.bootstrap_replicates, clinic=name)
 
 

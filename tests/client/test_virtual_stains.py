@@ -1,18 +1,15 @@
-"""Virtual stains: images take the drawn statistics, draws follow the pooled moments, averaging is a plain mean."""
+"""Virtual stains: images take the drawn statistics, draws follow the pooled moments."""
 
 import numpy as np
 import pytest
 import torch
 
 from wbc_client.augmentation import augment
-from wbc_client.features import predict, sum_stain
-from wbc_client.stain_averaging import predict_over_stains
+from wbc_client.features import sum_stain
 from wbc_client.virtual_stains import VirtualStains, virtual_stains
-from wbc_common.models import build_model
 from wbc_common.seeds import torch_generator
 from wbc_common.stain import from_optical_density, od_statistics, stain_sums
 from wbc_common.stain_sums import StainSums
-from wbc_common.study import ModelSettings
 
 CPU = torch.device("cpu")
 
@@ -66,27 +63,3 @@ def test_a_clinics_stain_sums_are_those_of_its_images_whatever_the_batches() -> 
     np.testing.assert_allclose(found.first, expected.first, rtol=1e-5)
     np.testing.assert_allclose(found.second, expected.second, rtol=1e-5)
     assert sum_stain(cells.subset(torch.arange(0))).images == 0
-
-
-def test_without_draws_the_logits_are_the_models_own() -> None:
-    model, pixels = build_model(ModelSettings(), 5, seed=0), (images(3) * 255).byte()
-    found = predict_over_stains(model, pixels, CPU, draws=0, clinic="a", stains=None)
-    torch.testing.assert_close(found, predict(model, pixels, CPU))
-
-
-def test_a_stain_that_is_the_images_own_changes_no_probability() -> None:
-    model, pixels = build_model(ModelSettings(), 5, seed=0), (images(1) * 255).round().byte()
-    mean, spread = od_statistics(pixels.float() / 255)
-    own = VirtualStains(torch.cat([mean[0], spread[0]]), torch.zeros(6))
-    found = predict_over_stains(model, pixels, CPU, draws=3, clinic="a", stains=own).exp()
-    torch.testing.assert_close(found, predict(model, pixels, CPU).softmax(dim=1), atol=1e-3, rtol=0)
-    assert float(found.sum()) == pytest.approx(1, abs=1e-5)
-
-
-def test_two_models_are_averaged_over_the_same_stains() -> None:
-    pixels = (images(4) * 255).byte()
-    once, again = (
-        predict_over_stains(build_model(ModelSettings(), 5, seed=0), pixels, CPU, draws=2, clinic="a", stains=None)
-        for _ in range(2)
-    )
-    assert torch.equal(once, again)

@@ -41,7 +41,8 @@ class EvaluationSettings(Settings):
         prediction_prior: what predictions assume about the case mix: `balanced` (plain logits, what macro-F1 rewards),
             `training` (the training federation's own mix), or class → share of a known one.
         prediction_tau: strength of that prior, between balanced (0) and prevalence-weighted (1) prediction.
-        stain_draws: evaluate on this many virtual stains of each image beside itself and average the probabilities.
+        stain_draws: predictions of the finished model are averaged over this many versions of each image beside itself,
+            in other stains and turned or mirrored; 0 looks at the image once, as rounds do.
         calibration: let clinics send counts in shared bins of probability at the end (docs/method.md §5.4).
         coverage: of conformal sets, aimed at on the training clinics' validation cells.
     """
@@ -51,6 +52,6 @@ class EvaluationSettings(Settings):
     bootstrap_replicates: int = Field(500, ge=0, le=10_000)
     prediction_prior: Literal["balanced", "training"] | dict[str, float] = "balanced"
     prediction_tau: float = Field(1.0, ge=0, le=10)
-    stain_draws: int = Field(0, ge=0, le=64)
+    stain_draws: int = Field(7, ge=0, le=64)
     calibration: bool = True
     coverage: float = Field(0.9, gt=0, lt=1)

@@ -44,6 +44,7 @@ def encode_task(task: Task) -> RecordDict:
         "round": task.round_number,
         "split": task.split,
         "replicates": task.replicates,
+        "averaged": task.averaged,
     }
     records = RecordDict({TASK: ConfigRecord(values)})
     if task.model is not None:
@@ -78,6 +79,7 @@ def decode_task(records: RecordDict) -> Task:
         totals=decode_sums(records, TOTALS) if TOTALS in records else None,
         split=split,  # type: ignore[arg-type]
         replicates=integer(values, "replicates"),
+        averaged=values.get("averaged") is True,
         stain=decode_stain(records, STAIN_TOTALS) if STAIN_TOTALS in records else None,
         calibration=decode_request(records, WISH) if WISH in records else None,
         prediction_bias=array(records, BIAS, "bias", ndim=1) if BIAS in records else None,

@@ -56,6 +56,7 @@ class Task:
         totals: class sums over training clinics, as they came with the round before; None while nothing aligns.
         split: which cells to evaluate.
         replicates: bootstrap draws wanted with an evaluation.
+        averaged: average predictions over the plan's stain draws, as the last measurements do; rounds look once.
         stain: stain sums over all training clinics; None where the plan does not pool them.
         calibration: counts of calibration wanted with an evaluation; None for none.
         prediction_bias: head bias float32 [C] to measure the received model with; None for its own.
@@ -68,6 +69,7 @@ class Task:
     totals: ClassSums | None = None
     split: EvaluationSplit = "val"
     replicates: int = 0
+    averaged: bool = False
     stain: StainSums | None = None
     calibration: CalibrationRequest | None = None
     prediction_bias: NDArray[np.float32] | None = None

@@ -1,0 +1,45 @@
+"""Averaged predictions depend on the image alone, and are the mean over stains and positions that they say they are."""
+
+import torch
+
+from wbc_client.features import predict
+from wbc_client.stain_averaging import _placed, predict_averaged
+from wbc_common.models import Network, build_model
+from wbc_common.study import ModelSettings
+
+CPU = torch.device("cpu")
+
+
+def model() -> Network:
+    return build_model(ModelSettings(weights="none"), 5, seed=0)
+
+
+def pixels(number: int) -> torch.Tensor:
+    return torch.randint(30, 220, (number, 3, 24, 24), generator=torch.Generator().manual_seed(1)).byte()
+
+
+def test_without_draws_the_logits_are_the_models_own() -> None:
+    torch.testing.assert_close(predict_averaged(model(), pixels(3), CPU, draws=0), predict(model(), pixels(3), CPU))
+
+
+def test_probabilities_are_averaged_and_sum_to_one() -> None:
+    found = predict_averaged(model(), pixels(3), CPU, draws=7).exp()
+    torch.testing.assert_close(found.sum(dim=1), torch.ones(3))
+    assert not torch.allclose(found, predict(model(), pixels(3), CPU).softmax(dim=1), atol=1e-6)
+
+
+def test_a_prediction_does_not_depend_on_the_images_beside_it() -> None:
+    together = predict_averaged(model(), pixels(300), CPU, draws=2)
+    alone = torch.cat([predict_averaged(model(), pixels(300)[place : place + 1], CPU, draws=2) for place in (0, 299)])
+    torch.testing.assert_close(together[[0, 299]], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_all_eight_positions_are_taken_and_none_twice() -> None:
+    image = torch.arange(16, dtype=torch.uint8).view(1, 1, 4, 4)
+    positions = {tuple(_placed(image, number).flatten().tolist()) for number in range(8)}
+    assert len(positions) == 8
+    assert {tuple(sorted(position)) for position in positions} == {tuple(range(16))}
+
+
+def test_no_image_gives_no_prediction() -> None:
+    assert predict_averaged(model(), pixels(3)[:0], CPU, draws=7).shape == (0, 5)
