@@ -49,7 +49,7 @@ def augment(
     pixels = _moved(pixels, generator)
     if level == "geometric":
         return pixels
-    pixels = restain(pixels, generator, stains)
+    pixels = _restained(pixels, generator) if stains is None else stains.apply(pixels, generator)
     _blur(pixels, generator)
     _add_noise(pixels, generator)
     return pixels.clamp_(0, 1)
@@ -88,14 +88,6 @@ def _affine_maps(number: int, generator: torch.Generator) -> torch.Tensor:
     turned = torch.stack([cosine * mirror, -sine, sine * mirror, cosine], dim=1).view(number, 2, 2)
     shift = _uniform((number, 2, 1), (-2 * SHIFT, 2 * SHIFT), generator)
     return torch.cat([turned, shift], dim=2)
-
-
-def restain(images: torch.Tensor, generator: torch.Generator, stains: VirtualStains | None) -> torch.Tensor:
-    """Float images [B, 3, H, W] each as another lab could have stained it; not clipped to 0..1.
-
-    Virtual stains of the federation where they are given, else a map of our own ranges.
-    """
-    return _restained(images, generator) if stains is None else stains.apply(images, generator)
 
 
 def stained_alike(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -58,7 +58,7 @@ def run_study(grid: Grid, folder: RunFolder, deployment: Deployment | None = Non
     _run_rounds(grid, WbcStrategy(study, roster, book, seconds, pool.totals))
     selected = book.selected_round
     arrays = for_prediction(book.load_selected(), study, roster.training_counts().sum(axis=0))
-    fitted = fit_calibration(grid, study, roster, arrays, seconds, pool.totals)
+    fitted = fit_calibration(grid, study, roster, arrays, seconds)
     final, final_bytes = measure(grid, study, roster, arrays, seconds, stain=pool.totals, fitted=fitted)
     records = [{"seconds": digest.seconds, "refused": digest.refused} for digest in book.digests]
     metrics = summarise(study, roster, records, final, selected)

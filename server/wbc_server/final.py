@@ -45,12 +45,12 @@ class Fitted:
 
 
 def fit_calibration(
-    grid: Grid, study: StudyConfig, roster: Roster, arrays: Arrays, timeout_seconds: float, stain: StainSums | None
+    grid: Grid, study: StudyConfig, roster: Roster, arrays: Arrays, timeout_seconds: float
 ) -> Fitted | None:
     """The temperature with the least summed NLL, and the conformal threshold; None where the plan wants neither."""
     if not study.evaluation.calibration:
         return None
-    task = Task("evaluate", study.hash, study.rounds, arrays, split="val", averaged=True, stain=stain)
+    task = Task("evaluate", study.hash, study.rounds, arrays, split="val", averaged=True)
     asked = {roster.train: _calibrated(task, study, roster, 1.0)}
     found, sizes = _ask(grid, study, roster, asked, timeout_seconds)
     counts = [evaluation.calibration for evaluation in found.values() if evaluation.calibration is not None]

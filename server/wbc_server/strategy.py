@@ -95,7 +95,7 @@ class WbcStrategy(Strategy):
         number = self.book.awaited_round
         if number is None or not self.study.evaluates(number):
             return []
-        task = Task("evaluate", self.study.hash, number, self._predicting(), split=split, stain=self.stain)
+        task = Task("evaluate", self.study.hash, number, self._predicting(), split=split)
         return instruct(task, self.roster, clinics)
 
     def _predicting(self) -> Arrays:

@@ -92,6 +92,7 @@ TASK = Task("train", "f" * 64, round_number=3, model=MODEL, totals=SUMS, split="
         Task("describe", "0"),
         replace(TASK, totals=None),
         replace(TASK, stain=STAIN),
+        replace(TASK, averaged=True),
         replace(TASK, prediction_bias=np.array([0.5, -0.5], np.float32)),
     ],
 )

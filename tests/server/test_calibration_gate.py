@@ -114,8 +114,9 @@ def test_counts_that_contradict_the_confusion_matrix_are_refused(evaluation: Eva
 
 def test_temperature_and_threshold_come_from_the_training_clinics_validation_cells_alone() -> None:
     asked: list[Task] = []
-    fitted = fit_calibration(a_grid(asked), a_study(), ROSTER, {}, 1.0, None)
+    fitted = fit_calibration(a_grid(asked), a_study(), ROSTER, {}, 1.0)
     assert [task.split for task in asked] == ["val", "val"]
+    assert all(task.averaged for task in asked)  # as what the temperature is for is measured
     assert fitted is not None
     logits, labels = (torch.cat(parts) for parts in zip(some_logits("east"), some_logits("north"), strict=True))
     nll = [float(torch.nn.functional.cross_entropy(logits.double() / value, labels)) for value in TEMPERATURES]
@@ -130,7 +131,7 @@ def test_temperature_and_threshold_come_from_the_training_clinics_validation_cel
 
 def test_a_plan_without_calibration_asks_for_none() -> None:
     asked: list[Task] = []
-    assert fit_calibration(a_grid(asked), a_study(calibration=False), ROSTER, {}, 1.0, None) is None
+    assert fit_calibration(a_grid(asked), a_study(calibration=False), ROSTER, {}, 1.0) is None
     assert asked == []
 
 
