@@ -5,7 +5,7 @@ every clinic. Each check raises `UpdateRefused`; the round goes on without that 
 clinic's own counts, never a value of the data; names that a clinic chose are quoted and cut.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NoReturn
 
 import numpy as np
@@ -16,7 +16,7 @@ from wbc_common.errors import UpdateRefused
 from wbc_common.stain_sums import StainSums
 from wbc_common.study import AggregationSettings, TransportSettings, UpdatePrecision
 from wbc_common.wire.messages import Evaluation
-from wbc_server.pieces import PIECE
+from wbc_server.pieces import Piece, sweep
 
 _COUNT_TOLERANCE = 1e-6  # relative; fractional counts may be summed in another order
 _NORM_TOLERANCE = 1e-3  # relative; float32 rounding of unit vectors and of their sum
@@ -202,9 +202,13 @@ def _check_values(delta: Mapping[str, np.ndarray], max_norm: float) -> None:
 
 def _roughly_squared(floats: Mapping[str, np.ndarray]) -> float:
     """The squared norm with each piece's sum in float32: infinite or NaN if a value is, or if a square overflows."""
-    pieces = (value[start : start + PIECE] for value in floats.values() for start in range(0, value.size, PIECE))
-    with np.errstate(over="ignore"):
-        return sum(float(np.dot(piece, piece)) for piece in pieces)
+
+    def squared(_: int, pieces: Sequence[Piece]) -> float:
+        values = (floats[piece.key][piece.part] for piece in pieces)
+        with np.errstate(over="ignore"):
+            return sum(float(np.dot(value, value)) for value in values)
+
+    return sum(sweep(floats, squared))
 
 
 def _check_counts(counts: np.ndarray, expected: NDArray[np.float64]) -> None:
