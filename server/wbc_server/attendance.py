@@ -3,12 +3,13 @@
 Flower delivers a message once. When a clinic's node dies with a task in its hands, the server is told that the node is
 unavailable, and no one repeats the task. Here it is asked again once its node is back, until the round's time is over:
 the answer follows from the message alone, so a clinic that was restarted gives the same update, to the bit. Replies are
-taken as they arrive.
+taken as they arrive, one at a time, and handed on in the order in which clinics were asked: one that is early waits on
+disk (`wbc_server.shelf`), so that memory holds one update whatever the number of clinics.
 """
 
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -21,6 +22,7 @@ from wbc_common.errors import ConnectionFailure, MessageError
 from wbc_common.wire import ERROR_CODE
 from wbc_common.wire.packing import make_parcel, open_parcel, pack, unpack
 from wbc_server.deployment import Deployment
+from wbc_server.shelf import Laid, Shelf
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,44 @@ class _Asked:
     open: dict[str, Message] = field(default_factory=dict)
     lost: dict[int, Message] = field(default_factory=dict)
     asks: Counter[int] = field(default_factory=Counter)
+
+
+@dataclass
+class _Answer:
+    """To a question: packed records, or an error."""
+
+    question: Message
+    content: bytes | Error
+
+
+class _Turns:
+    """Hands answers on in the order of their nodes; those before their turn lie on the shelf."""
+
+    def __init__(self, nodes: Iterable[int], shelf: Shelf) -> None:
+        self._nodes = deque(nodes)
+        self._shelf = shelf
+        self._early: dict[int, tuple[Message, Laid | Error]] = {}
+
+    def take(self, answers: list[_Answer]) -> Iterator[Message]:
+        """Replies whose turn has come with these answers, which are used up: none is held beside its reply."""
+        while answers:
+            self._put(answers.pop(0))
+            yield from self._due()
+
+    def _put(self, answer: _Answer) -> None:
+        node, content = answer.question.metadata.dst_node_id, answer.content
+        if isinstance(content, Error):
+            self._early[node] = (answer.question, content)
+        else:
+            laid = Laid(content) if node == self._nodes[0] else self._shelf.lay(content)
+            self._early[node] = (answer.question, laid)
+
+    def _due(self) -> Iterator[Message]:
+        while self._nodes and self._nodes[0] in self._early:
+            yield self._reply(*self._early.pop(self._nodes.popleft()))
+
+    def _reply(self, question: Message, content: Laid | Error) -> Message:
+        return _opened(question, content if isinstance(content, Error) else self._shelf.take(content))
 
 
 class AttendingGrid(Grid):
@@ -90,19 +130,25 @@ class AttendingGrid(Grid):
         return self._grid.pull_messages(message_ids)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
-        """Replies as they arrive; at the end of the time an error in the name of each clinic that did not answer."""
+        """Replies in the order of the messages, one a node, each as soon as its turn has come.
+
+        A node that did not answer by the end of the time has an error in its name.
+        """
         end = time.monotonic() + (timeout if timeout is not None else float("inf"))
-        asked = _Asked()
-        self._push(asked, _parcels(messages))
-        while (asked.open or asked.lost) and time.monotonic() < end:
-            heard = self._deployment.replies.last()
-            yield from self._take(asked)
-            if asked.lost:
-                yield from self._give_up(asked)
-                self._ask_again(asked, remaining_seconds=end - time.monotonic())
-            if asked.open or asked.lost:
-                self._listen(heard, seconds=min(_LOOK_SECONDS, end - time.monotonic()))
-        yield from _absences(asked)
+        asked, parcels = _Asked(), _parcels(messages)
+        with Shelf(self._deployment.folder) as shelf:
+            turns = _Turns([parcel.metadata.dst_node_id for parcel in parcels], shelf)
+            self._push(asked, parcels)
+            while (asked.open or asked.lost) and time.monotonic() < end:
+                heard = self._deployment.replies.last()
+                for message_id in list(asked.open):
+                    yield from turns.take(self._pull(asked, message_id))
+                if asked.lost:
+                    yield from turns.take(self._give_up(asked))
+                    self._ask_again(asked, remaining_seconds=end - time.monotonic())
+                if asked.open or asked.lost:
+                    self._listen(heard, seconds=min(_LOOK_SECONDS, end - time.monotonic()))
+            yield from turns.take(_absences(asked))
 
     def _name(self, node: int) -> str:
         return self._deployment.clinics().get(node, f"of node {node}")
@@ -125,8 +171,10 @@ class AttendingGrid(Grid):
                 asked.lost[message.metadata.dst_node_id] = message
         self._deployment.tasks.ring()
 
-    def _take(self, asked: _Asked) -> Iterator[Message]:
-        for reply in self._grid.pull_messages(list(asked.open)) if asked.open else ():
+    def _pull(self, asked: _Asked, message_id: str) -> list["_Answer"]:
+        """The answer to a message, if it has come; a lost task is put aside, to be asked again."""
+        answers = []
+        for reply in self._grid.pull_messages([message_id]):
             question = asked.open.pop(reply.metadata.reply_to_message_id, None)
             if question is None:
                 continue
@@ -134,16 +182,15 @@ class AttendingGrid(Grid):
             if reply.has_error() and reply.error.code in _LOST_CODES and asked.asks[node] < _MOST_ASKS:
                 log.warning("clinic %s lost its task and is asked again once it is back", self._name(node))
                 asked.lost[node] = question
-            elif reply.has_error():  # Flower's own errors name the coordinator as their source
-                yield Message(Error(reply.error.code, reply.error.reason), reply_to=question)
             else:
-                yield _opened(reply, question)
+                answers.append(_answer(reply, question))
+        return answers
 
-    def _give_up(self, asked: _Asked) -> Iterator[Message]:
+    def _give_up(self, asked: _Asked) -> list["_Answer"]:
         """Errors in the name of clinics whose key was revoked: nobody waits for them."""
         enrolled = self._deployment.clinics()
-        for node in [node for node in asked.lost if node not in enrolled]:
-            yield Message(Error(AWAY_CODE, "its key was revoked"), reply_to=asked.lost.pop(node))
+        gone = [asked.lost.pop(node) for node in list(asked.lost) if node not in enrolled]
+        return [_Answer(question, Error(AWAY_CODE, "its key was revoked")) for question in gone]
 
     def _ask_again(self, asked: _Asked, remaining_seconds: float) -> None:
         there = set(self._grid.get_node_ids())
@@ -188,10 +235,21 @@ def _parcels(messages: Iterable[Message]) -> list[Message]:
     return [_carrying(parcels[id(message.content)], message) for message in all_messages]
 
 
-def _opened(reply: Message, question: Message) -> Message:
-    """A reply with its records taken out of the parcel; an error of the clinic's where there is none to open."""
+def _answer(reply: Message, question: Message) -> _Answer:
+    if reply.has_error():  # Flower's own errors name the coordinator as their source
+        return _Answer(question, Error(reply.error.code, reply.error.reason))
     try:
-        return Message(unpack(open_parcel(reply.content)), reply_to=question)
+        return _Answer(question, open_parcel(reply.content))
+    except MessageError as error:
+        return _Answer(question, Error(ERROR_CODE, error.problem))
+
+
+def _opened(question: Message, content: bytes | Error) -> Message:
+    """A reply with its records taken out of the parcel; an error of the clinic's where there are none."""
+    if isinstance(content, Error):
+        return Message(content, reply_to=question)
+    try:
+        return Message(unpack(content), reply_to=question)
     except MessageError as error:
         return Message(Error(ERROR_CODE, error.problem), reply_to=question)
 
@@ -212,8 +270,10 @@ def _again(message: Message, remaining_seconds: float) -> Message:
     )
 
 
-def _absences(asked: _Asked) -> Iterator[Message]:
-    for message in asked.open.values():
-        yield Message(Error(LATE_CODE, "no answer within the time of the round"), reply_to=message)
-    for message in asked.lost.values():
-        yield Message(Error(AWAY_CODE, "not connected until the end of the round"), reply_to=message)
+def _absences(asked: _Asked) -> list[_Answer]:
+    late = Error(LATE_CODE, "no answer within the time of the round")
+    away = Error(AWAY_CODE, "not connected until the end of the round")
+    return [
+        *(_Answer(question, late) for question in asked.open.values()),
+        *(_Answer(question, away) for question in asked.lost.values()),
+    ]

@@ -39,6 +39,11 @@ class Roster:
     absent: tuple[str, ...] = ()
     message_seconds: float | None = None
 
+    @property
+    def is_between_hospitals(self) -> bool:
+        """Whether answers come over a network, and not from clinics of this process or of Flower's simulation."""
+        return self.message_seconds is not None
+
     def clinic_of(self, node_id: int) -> str | None:
         """The clinic behind a node, or None for a stranger."""
         return self._clinics.get(node_id)

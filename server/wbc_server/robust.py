@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from wbc_common.study import AggregationSettings
 from wbc_server.aggregation import Float64s
-from wbc_server.weighted_sum import WeightedSum
+from wbc_server.weighted_sum import AT_ONCE, WeightedSum
 
 
 class Aggregate(Protocol):
@@ -54,9 +54,9 @@ class OrderStatistic:
         return trimmed
 
 
-def aggregate_of(settings: AggregationSettings) -> Aggregate:
+def aggregate_of(settings: AggregationSettings, at_once: int = AT_ONCE) -> Aggregate:
     """An empty aggregate of the study's kind."""
-    return WeightedSum() if settings.robust == "none" else OrderStatistic(settings)
+    return WeightedSum(at_once) if settings.robust == "none" else OrderStatistic(settings)
 
 
 def krum_choice(updates: list[Mapping[str, np.ndarray]], num_malicious: int) -> int:

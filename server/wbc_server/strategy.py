@@ -41,9 +41,10 @@ from wbc_server.anchor_pool import find_pool, pool_sums, put_pool
 from wbc_server.gate import check_class_sums, check_evaluation, check_precision, check_update
 from wbc_server.participation import Roster, content_of, instruct
 from wbc_server.prediction import for_prediction
-from wbc_server.robust import aggregate_of
+from wbc_server.robust import Aggregate, aggregate_of
 from wbc_server.round_book import RoundBook, Stage
 from wbc_server.server_step import average_in, take_step
+from wbc_server.weighted_sum import AT_ONCE
 
 
 class WbcStrategy(Strategy):
@@ -108,7 +109,8 @@ class WbcStrategy(Strategy):
 
         The round before is complete with the figures that came along, and committed; this one is kept.
         """
-        total = aggregate_of(self.study.aggregation)
+        # Over a network an update takes longer to come than to add, so that none waits in memory for others.
+        total = aggregate_of(self.study.aggregation, at_once=1 if self.roster.is_between_hospitals else AT_ONCE)
         answered: list[str] = []
         sums: dict[str, ClassSums] = {}
         rows = {clinic: row for row, clinic in enumerate(self.roster.train)}
@@ -122,9 +124,7 @@ class WbcStrategy(Strategy):
                 with self._refusing(clinic, "class-sums"):
                     sums[clinic] = self._check_sums(clinic, records)
             with self._refusing(clinic, "update"):
-                update = self._check_update(clinic, records)
-                total.add(update.delta, float(self.weights.backbone[rows[clinic]]), self.weights.head[rows[clinic]])
-                self.book.note_update(clinic, update)
+                self._add(total, clinic, records, rows[clinic])
                 answered.append(clinic)
         self.book.commit()
         self._note_missing(answered)
@@ -195,6 +195,11 @@ class WbcStrategy(Strategy):
             check_evaluation(evaluation, num_cells, num_classes=len(self.study.classes))
             self.book.note_evaluation(clinic, evaluation)
 
+    def _add(self, total: Aggregate, clinic: str, records: RecordDict, row: int) -> None:
+        update = self._check_update(clinic, records)
+        total.add(update.delta, float(self.weights.backbone[row]), self.weights.head[row])
+        self.book.note_update(clinic, update)
+
     def _check_update(self, clinic: str, records: RecordDict) -> Update:
         update = decode_update(records)
         declared = self.roster.class_counts[clinic][0]
@@ -218,7 +223,7 @@ class WbcStrategy(Strategy):
         """Between hospitals: stop before a round that too few decided is kept."""
         planned = len(self.study.clinics.train)
         needed = self.study.participation.clinics_needed(planned)
-        if self.roster.message_seconds is not None and len(answered) < needed:
+        if self.roster.is_between_hospitals and len(answered) < needed:
             raise ConnectionFailure(
                 f"updates of {len(answered)} of {planned} training clinics count, the plan needs {needed}",
                 remedy="look after the missing clinics, then go on from this round: wbc-server resume FOLDER",

@@ -16,7 +16,7 @@ from wbc_server.pieces import PIECE, Piece, sweep
 
 Float64s = NDArray[np.float64]
 
-_MOST_WAITING = 5
+AT_ONCE = 5  # updates that share a pass, where memory is no matter
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,18 @@ class _Scaled:
 class WeightedSum:
     """Σ_k u_k·Δθ_k, Σ_k v_{k,c}·ΔW_{k,c} and the sums of their weights, one update at a time.
 
-    Holds one float64 model, one piece in float64 for each thread, and up to five updates as they came, not copied.
+    Holds one float64 model, one piece in float64 for each thread, and fewer than `at_once` updates as they came, not
+    copied, between calls.
     Integer buffers are not summed. Updates have passed `wbc_server.gate`. Each element is converted, multiplied and
     added by itself in the order of the calls: the bits are those of `sum += weight * value.astype(float64)`, whatever
     the pieces, the threads and how many wait.
+
+    Args:
+        at_once: updates that share a pass; 1 keeps none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: int = AT_ONCE) -> None:
+        self._at_once = at_once
         self._sums: dict[str, Float64s] = {}
         self._backbone_weight = 0.0
         self._head_weight: Float64s = np.zeros(())  # [C] from the first update on
@@ -58,7 +63,7 @@ class WeightedSum:
         for key, value in backbone.items():
             self._sum(key, value)
         self._waiting.append(_Scaled({key: value.reshape(-1) for key, value in backbone.items()}, backbone_weight))
-        if len(self._waiting) == _MOST_WAITING:
+        if len(self._waiting) >= self._at_once:
             self._add_waiting()
         self._add_weights(backbone_weight, head_weight)
 

@@ -24,7 +24,7 @@ from wbc_common.study import AggregationSettings, ModelSettings
 from wbc_common.wire import Arrays, RoundReply, Update, decode_update, encode_arrays, encode_reply, record_arrays
 from wbc_server.aggregation import apply_step, plan_weights
 from wbc_server.gate import check_update
-from wbc_server.weighted_sum import WeightedSum
+from wbc_server.weighted_sum import AT_ONCE, WeightedSum
 
 NUM_CLASSES = 11
 SETTINGS = AggregationSettings(rule="fedavg", max_share=1.0)  # so that the result is comparable with Flower's
@@ -55,8 +55,9 @@ def main() -> None:
         "reading once": lambda: read(messages, np.sum),
         "reading once, as integers": lambda: read(messages, sum_as_integers),
         "adding in place in float32": lambda: add_in_float32(messages),
-        "wbc-fl": lambda: aggregate(model, messages, counts, gated=True),
+        "wbc-fl": lambda: aggregate(model, messages, counts),
         "wbc-fl without its gate": lambda: aggregate(model, messages, counts, gated=False),
+        "wbc-fl, one update at a time": lambda: aggregate(model, messages, counts, at_once=1),
         "Flower's aggregation": lambda: aggregate_arrayrecords(messages, "cells"),
     }
     size_mb = sum(len(array.data) for array in messages[0].array_records["update"].values()) / 1e6
@@ -101,10 +102,15 @@ def add_in_float32(messages: Sequence[RecordDict]) -> None:
             np.add(total, values, out=total)
 
 
-def aggregate(model: Arrays, messages: Sequence[RecordDict], counts: np.ndarray, *, gated: bool) -> ArrayRecord:
-    """What the strategy does with a round's replies: decode, check, add, step, encode. `counts`: float64 [K, C]."""
+def aggregate(
+    model: Arrays, messages: Sequence[RecordDict], counts: np.ndarray, *, gated: bool = True, at_once: int = AT_ONCE
+) -> ArrayRecord:
+    """What the strategy does with a round's replies: decode, check, add, step, encode. `counts`: float64 [K, C].
+
+    Between hospitals it adds one update at a time, so that none waits in memory.
+    """
     weights = plan_weights(counts, SETTINGS)
-    total = WeightedSum()
+    total = WeightedSum(at_once)
     for clinic, message in enumerate(messages):
         update = decode_update(message)
         if gated:
@@ -115,7 +121,7 @@ def aggregate(model: Arrays, messages: Sequence[RecordDict], counts: np.ndarray,
 
 def check_results(model: Arrays, messages: Sequence[RecordDict], counts: np.ndarray) -> None:
     """Both aggregations give the same change of the model, as far as Flower's float32 goes."""
-    ours = record_arrays(aggregate(model, messages, counts, gated=True))
+    ours = record_arrays(aggregate(model, messages, counts))
     theirs = record_arrays(aggregate_arrayrecords(list(messages), "cells"))
     for key, value in model.items():
         np.testing.assert_allclose(ours[key], value + theirs[key], rtol=1e-5, atol=1e-6, err_msg=key)

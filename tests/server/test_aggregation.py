@@ -2,6 +2,9 @@
 
 import tracemalloc
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -261,12 +264,14 @@ def test_every_element_of_a_large_array_is_added():
     np.testing.assert_allclose(total.mean()["backbone.x"], delta.astype(np.float64) / 3, rtol=1e-12)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_the_bits_are_those_of_a_plain_float64_sum_however_many_threads_add(threads, torch_threads):
+@pytest.mark.parametrize(("threads", "at_once"), [(1, 5), (2, 5), (3, 5), (2, 1), (2, 2)])
+def test_the_bits_are_those_of_a_plain_float64_sum_whatever_the_threads_and_however_many_wait(
+    threads, at_once, torch_threads
+):
     torch_threads(threads)
     generator = np.random.default_rng(0)
     shapes = {"backbone.small": (5, 7), "backbone.large": (3, PIECE + 1), "head.weight": (2, 4)}
-    total, plain = WeightedSum(), {key: np.zeros(shape) for key, shape in shapes.items()}
+    total, plain = WeightedSum(at_once), {key: np.zeros(shape) for key, shape in shapes.items()}
     for weight in (0.1, 1 / 3, 12345.678):
         delta = {key: generator.normal(size=shape).astype(np.float32) for key, shape in shapes.items()}
         total.add(delta, weight, np.array([weight, weight]))
@@ -275,6 +280,16 @@ def test_the_bits_are_those_of_a_plain_float64_sum_however_many_threads_add(thre
     weights = 0.1 + 1 / 3 + 12345.678
     for key, value in total.mean().items():
         np.testing.assert_array_equal(value, plain[key] / weights, err_msg=key)
+
+
+def test_one_at_a_time_keeps_no_update():
+    delta = {"backbone.x": np.ones(3, np.float32), "head.bias": np.ones(2, np.float32)}
+    kept = weakref.ref(delta["backbone.x"])
+    total = WeightedSum(at_once=1)
+    total.add(delta, 2.0, np.ones(2))
+    del delta
+    gc.collect()
+    assert kept() is None
 
 
 def test_updates_that_cannot_be_written_are_added():

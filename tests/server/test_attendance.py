@@ -20,6 +20,7 @@ from wbc_server.deployment import Deployment
 from wbc_server.participation import call_roll, content_of
 from wbc_server.round_book import RoundBook
 from wbc_server.run_folder import RunFolder
+from wbc_server.shelf import Shelf
 from wbc_server.strategy import WbcStrategy
 from wbc_simulations.engine import InProcessGrid
 
@@ -92,6 +93,44 @@ def test_records_travel_as_one_parcel_and_come_back_as_records(tmp_path: Path) -
     assert [list(message.content) for message in flower.sent] == [["parcel"], ["parcel"]]
     assert flower.sent[0].content is flower.sent[1].content  # packed once for all
     assert Deployment(tmp_path).tasks.last() > 0
+
+
+def test_an_early_answer_waits_on_disk_for_its_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attendance, "_LOOK_SECONDS", 0.05)
+    looks: list[int] = []
+    laid: list[int] = []
+    lay = Shelf.lay
+    monkeypatch.setattr(Shelf, "lay", lambda self, content: laid.append(len(content)) or lay(self, content))
+
+    def late(message: Message) -> Message | None:
+        looks.append(1)
+        return large(message) if len(looks) > 2 else None
+
+    def large(message: Message) -> Message:
+        records = RecordDict({"of": ConfigRecord({"node": message.metadata.dst_node_id, "much": b"x" * 100_000})})
+        return Message(make_parcel(pack(records)), reply_to=message)
+
+    grid, _ = attending(tmp_path, {1: late, 2: large, 3: large})
+    replies = exchange(grid, [1, 2, 3], timeout=10.0)
+    assert [(node, reply.content["of"]["node"]) for node, reply in replies.items()] == [(1, 1), (2, 2), (3, 3)]
+    assert len(laid) == 2
+    assert min(laid) > 100_000
+    assert [path.name for path in tmp_path.iterdir() if path.is_file() and "bell" not in path.name] == ["nodes.json"]
+
+
+def test_one_answer_is_taken_from_flower_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    pull = ScriptedGrid.pull_messages
+
+    def counting(self: ScriptedGrid, message_ids: Iterable[str]) -> list[Message]:
+        wanted = list(message_ids)
+        asked.append(len(wanted))
+        return pull(self, wanted)
+
+    monkeypatch.setattr(ScriptedGrid, "pull_messages", counting)
+    grid, _ = attending(tmp_path, {1: echo, 2: echo, 3: echo})
+    assert list(exchange(grid, [1, 2, 3])) == [1, 2, 3]
+    assert asked == [1, 1, 1]
 
 
 def test_who_does_not_answer_in_time_is_late_in_its_own_name(tmp_path: Path) -> None:
