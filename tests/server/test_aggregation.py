@@ -1,8 +1,7 @@
 """Class-count-aware FedAvg against slow loops written straight from docs/method.md §2, and its exact limits."""
 
-import tracemalloc
-
 import gc
+import tracemalloc
 import weakref
 
 import numpy as np
