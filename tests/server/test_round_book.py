@@ -20,7 +20,8 @@ GOOD, POOR = [[3, 0], [0, 3]], [[0, 3], [3, 0]]
 
 def a_study(**evaluation: object) -> StudyConfig:
     clinics = {"train": ["east", "north"], "held_out": ["west"]}
-    return parse_study({"name": "book", "rounds": 5, "clinics": clinics, "evaluation": evaluation}, "test")
+    chosen = {"selection": "best-validation", **evaluation}
+    return parse_study({"name": "book", "rounds": 5, "clinics": clinics, "evaluation": chosen}, "test")
 
 
 def open_book(folder: Path, **evaluation: object) -> RoundBook:

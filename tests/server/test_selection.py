@@ -12,7 +12,7 @@ PERFECT = [[2, 0], [0, 2]]  # macro-F1 1
 ALL_FIRST = [[2, 0], [2, 0]]  # F1 4/6 and 0: macro-F1 1/3
 SWAPPED = [[0, 2], [2, 0]]  # macro-F1 0
 EMPTY = [[0, 0], [0, 0]]  # not defined
-BEST = EvaluationSettings()
+BEST = EvaluationSettings(selection="best-validation")
 
 
 def record(number: int, held_out: Any = PERFECT, **validation: list[list[int]]) -> dict[str, Any]:

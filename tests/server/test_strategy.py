@@ -40,7 +40,8 @@ def a_study(*, train: tuple[str, ...] = ("east", "north"), **tables: Any) -> Stu
     clinics = {"train": train, "held_out": sorted({"west"} - set(train))}
     aggregation = {"rule": "class-count-aware", "alpha": 1.0, "head_smoothing": 0.5}
     values = {"name": "hand", "rounds": 2, "clinics": clinics, "aggregation": aggregation, **tables}
-    return parse_study({"loss": {"alignment_weight": 0.0}, **values}, "test")
+    usual = {"loss": {"alignment_weight": 0.0}, "evaluation": {"selection": "best-validation"}}
+    return parse_study({**usual, **values}, "test")
 
 
 def strategy_in(folder: Path, study: StudyConfig) -> WbcStrategy:

@@ -48,7 +48,7 @@ class EvaluationSettings(Settings):
     """
 
     every_rounds: int = Field(1, ge=1)
-    selection: Literal["best-validation", "last", "average"] = "best-validation"
+    selection: Literal["best-validation", "last", "average"] = "average"
     bootstrap_replicates: int = Field(500, ge=0, le=10_000)
     prediction_prior: Literal["balanced", "training"] | dict[str, float] = "balanced"
     prediction_tau: float = Field(1.0, ge=0, le=10)
