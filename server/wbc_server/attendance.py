@@ -136,6 +136,7 @@ class AttendingGrid(Grid):
         """
         end = time.monotonic() + (timeout if timeout is not None else float("inf"))
         asked, parcels = _Asked(), _parcels(messages)
+        del messages  # the parcels hold the same in other words
         with Shelf(self._deployment.folder) as shelf:
             turns = _Turns([parcel.metadata.dst_node_id for parcel in parcels], shelf)
             self._push(asked, parcels)

@@ -126,6 +126,7 @@ class WbcStrategy(Strategy):
             with self._refusing(clinic, "update"):
                 self._add(total, clinic, records, rows[clinic])
                 answered.append(clinic)
+            del records  # before the next comes
         self.book.commit()
         self._note_missing(answered)
         self._check_quorum(answered)
@@ -175,7 +176,9 @@ class WbcStrategy(Strategy):
                 self.book.refuse(clinic, stage or role_stage, error)
                 continue
             self.book.note_bytes(clinic, bytes_by_stage(records) if stage is None else {stage: num_bytes(records)})
+            del reply
             yield clinic, records
+            del records
 
     @contextmanager
     def _refusing(self, clinic: str, stage: Stage) -> Iterator[None]:
@@ -247,6 +250,7 @@ def in_order(replies: Iterable[Message], clinics: tuple[str, ...], roster: Roste
         clinic = roster.clinic_of(reply.metadata.src_node_id)
         if clinic is not None and places.get(clinic, -1) >= turn:
             waiting.setdefault(clinic, reply)
+        del reply
         while turn < len(clinics) and clinics[turn] in waiting:
             yield clinics[turn], waiting.pop(clinics[turn])
             turn += 1
