@@ -23,6 +23,7 @@ from wbc_server.privacy import check_privacy, privacy_spent
 from wbc_server.report import write_report
 from wbc_server.round_book import RoundBook
 from wbc_server.run_folder import RunFolder, locate_run, write_atomically
+from wbc_server.selection import name_export
 from wbc_server.stain_pool import pool_stain
 from wbc_server.strategy import WbcStrategy
 from wbc_server.summary import egress, summarise
@@ -72,7 +73,7 @@ def run_study(grid: Grid, folder: RunFolder, deployment: Deployment | None = Non
     # metrics.json says that the run is finished, so it comes after what it stands for; the report reads it.
     write_atomically(folder.metrics, json.dumps(metrics, indent=1, allow_nan=False).encode())
     write_report(folder.path)
-    announce(StudyFinished(selected))
+    announce(StudyFinished(name_export(selected, study.evaluation.selection)))
 
 
 def _run_rounds(grid: Grid, strategy: WbcStrategy) -> None:

@@ -80,10 +80,10 @@ class RoundFinished:
 class StudyFinished:
     """Metrics, model and report are written."""
 
-    selected_round: int
+    exported: str
 
     def __str__(self) -> str:
-        return f"study finished; the model of round {self.selected_round} is exported"
+        return f"study finished; exported is the {self.exported}"
 
 
 Event = StudyStarted | Cautioned | ClinicTrained | ReplyRefused | RoundFinished | StudyFinished

@@ -1,4 +1,7 @@
-"""Which round's model is exported: chosen on training clinics' validation cells, never on a held-out clinic."""
+"""Which model is exported: the mean of the last rounds, one round's, or the best on training clinics' validation cells.
+
+Never is a held-out clinic asked.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,6 +20,19 @@ def mean_macro_f1(confusions: Mapping[str, Any]) -> float:
     scores = [float(macro_f1(np.asarray(confusion))) for confusion in confusions.values()]
     defined = [score for score in scores if math.isfinite(score)]
     return sum(defined) / len(defined) if defined else math.nan
+
+
+def first_averaged_round(rounds: int) -> int:
+    """The first round of the last third, which is one round at least."""
+    return rounds - math.ceil(rounds / 3) + 1
+
+
+def name_export(selected_round: int, selection: str) -> str:
+    """What is exported, in words: "mean of the models of rounds 6 to 8", "model of round 5"."""
+    first = first_averaged_round(selected_round)
+    if selection == "average" and first < selected_round:
+        return f"mean of the models of rounds {first} to {selected_round}"
+    return f"model of round {selected_round}"
 
 
 def select_round(records: Sequence[JournalRecord], settings: EvaluationSettings) -> int:

@@ -9,7 +9,6 @@ Moments and the running average of the last third of the rounds (SWA, Izmailov e
 `Arrays`, which the round book keeps beside each checkpoint: a resumed run goes on with the same bits.
 """
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy as np
 from wbc_common.study import AggregationSettings, StudyConfig
 from wbc_common.wire import Arrays
 from wbc_server.aggregation import Float64s, apply_step
+from wbc_server.selection import first_averaged_round
 
 _FIRST, _SECOND, _AVERAGE, _AVERAGED = "first/", "second/", "average/", "averaged"
 
@@ -56,7 +56,7 @@ def _direction(first: Float64s, second: Float64s, settings: AggregationSettings)
 
 def is_averaged(round_number: int, rounds: int) -> bool:
     """Whether a round is in the last third, at least one round."""
-    return round_number > rounds - math.ceil(rounds / 3)
+    return round_number >= first_averaged_round(rounds)
 
 
 def average_in(model: Mapping[str, np.ndarray], state: Arrays, study: StudyConfig, round_number: int) -> Arrays:

@@ -4,12 +4,14 @@ from typing import Any
 
 from rich.table import Table
 
+from wbc_server.selection import name_export
+
 _COLUMNS = (("macro-F1", "macro_f1"), ("rare recall", "rare_recall"), ("accuracy", "accuracy"))
 
 
 def results_table(metrics: dict[str, Any]) -> Table:
     """Figures with 95 % intervals in 80 columns: held-out clinics and their mean, then training clinics' test cells."""
-    title = f"{metrics['study']['name']}: model of round {metrics['selected_round']}"
+    title = f"{metrics['study']['name']}: {name_export(metrics['selected_round'], metrics['selection'])}"
     table = Table(title=title, box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("clinic", no_wrap=True, max_width=24)
     table.add_column("cells", justify="right", no_wrap=True)

@@ -17,7 +17,7 @@ from wbc_server.events import ClinicTrained, Event, ReplyRefused, RoundFinished,
             RoundFinished(2, 9, 0.5, float("nan"), 1.25),
             "round 2 of 9 done in 1.2 s: macro-F1 validation 0.500, held out nan",
         ),
-        (StudyFinished(4), "study finished; the model of round 4 is exported"),
+        (StudyFinished("model of round 4"), "study finished; exported is the model of round 4"),
     ],
 )
 def test_each_event_is_one_line_and_carries_itself(caplog: pytest.LogCaptureFixture, event: Event, line: str) -> None:
@@ -31,5 +31,5 @@ def test_each_event_is_one_line_and_carries_itself(caplog: pytest.LogCaptureFixt
 def test_a_refusal_is_a_warning_and_the_rest_is_not(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="wbc_server.events"):
         announce(ReplyRefused(1, "east", "update", "50 % too long"))
-        announce(StudyFinished(1))
+        announce(StudyFinished("model of round 1"))
     assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.INFO]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from wbc_common.study import EvaluationSettings
-from wbc_server.selection import mean_macro_f1, select_round
+from wbc_server.selection import first_averaged_round, mean_macro_f1, name_export, select_round
 
 PERFECT = [[2, 0], [0, 2]]  # macro-F1 1
 ALL_FIRST = [[2, 0], [2, 0]]  # F1 4/6 and 0: macro-F1 1/3
@@ -58,3 +58,21 @@ def test_without_any_validation_the_last_round_is_taken() -> None:
 def test_selection_last_takes_the_last_round_over_a_better_one() -> None:
     records = [record(1, east=PERFECT), record(2, east=SWAPPED)]
     assert select_round(records, EvaluationSettings(selection="last")) == 2
+
+
+@pytest.mark.parametrize(
+    ("selected", "selection", "words"),
+    [
+        (8, "average", "mean of the models of rounds 6 to 8"),
+        (12, "average", "mean of the models of rounds 9 to 12"),
+        (3, "average", "model of round 3"),  # a third of three is one
+        (5, "best-validation", "model of round 5"),
+    ],
+)
+def test_what_is_exported_is_said_in_words(selected: int, selection: str, words: str) -> None:
+    assert name_export(selected, selection) == words
+
+
+@pytest.mark.parametrize("rounds", range(1, 31))
+def test_the_last_third_is_rounded_up(rounds: int) -> None:
+    assert rounds - first_averaged_round(rounds) + 1 == -(-rounds // 3)

@@ -19,7 +19,7 @@ EVENTS: list[Event] = [
     ClinicTrained(2, "east", 1.0),
     ReplyRefused(2, "north", "update", "norm [1e9] too large"),
     RoundFinished(2, 2, 0.5, math.nan, 3.0),
-    StudyFinished(2),
+    StudyFinished("model of round 2"),
 ]
 
 

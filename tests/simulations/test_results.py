@@ -42,6 +42,7 @@ def some_metrics(**changes: Any) -> dict[str, Any]:
     metrics = {
         "study": {"name": "mine"},
         "selected_round": 7,
+        "selection": "last",
         "held_out": {"university-hospital-of-a-long-name": clinic},
         "mean_held_out": figures,
         "in_domain": {"east": clinic},

@@ -13,6 +13,7 @@ from wbc_common.confusion import macro_f1
 from wbc_server.report.inputs import ClassRecord, Evaluation, Matrix, Metrics, Round, Run
 from wbc_server.report.svg import HELD_OUT, INK, PAPER, SOFT, TRAINING, drawing, new_figure, to_svg
 from wbc_server.report.words import rate, readable, short
+from wbc_server.selection import first_averaged_round
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -138,8 +139,13 @@ def _frame_rates(axes: "Axes", run: Run) -> None:
     axes.tick_params(length=0)
     selected = run.metrics.selected_round
     if selected is not None:
-        axes.axvline(selected, color=INK, linewidth=1, linestyle=(0, (2, 2)))
-        axes.annotate(f"selected: round {selected}", (selected, 1.0), xytext=(0, 5), textcoords="offset points",
+        first = first_averaged_round(selected) if run.metrics.selection == "average" else selected
+        if first < selected:
+            axes.axvspan(first, selected, color=INK, alpha=0.08, linewidth=0)
+        else:
+            axes.axvline(selected, color=INK, linewidth=1, linestyle=(0, (2, 2)))
+        rounds = f"mean of rounds {first} to {selected}" if first < selected else f"round {selected}"
+        axes.annotate(f"exported: {rounds}", (selected, 1.0), xytext=(0, 5), textcoords="offset points",
                       ha="center" if 0.15 * last < selected < 0.85 * last else "right" if selected > 1 else "left",
                       fontsize=11.5, color=INK, annotation_clip=False)  # fmt: skip
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from wbc_server.report import charts, findings, focus, tables, words
 from wbc_server.report.inputs import Metrics, Run, read_run
+from wbc_server.selection import name_export
 
 
 def write_report(run_dir: Path) -> Path:
@@ -54,6 +55,7 @@ def _context(run: Run) -> dict[str, Any]:
     return {
         "metrics": metrics,
         "study": metrics.study,
+        "exported": None if metrics.selected_round is None else name_export(metrics.selected_round, metrics.selection),
         "summary": findings.summary(run),
         "tiles": findings.tiles(run),
         "absences": findings.absences(run),
