@@ -20,9 +20,9 @@ from wbc_simulations.sweep_display import run_sweep
 from wbc_simulations.workers import run_cell, run_in_workers
 
 
-def an_experiment(**grid: Any) -> Experiment:
+def an_experiment(rounds: int = 2, **grid: Any) -> Experiment:
     compare = Comparison(seeds=(0, 1), methods=(Method(name="full"),))
-    return tiny_experiment().model_copy(update={"compare": compare, "sweep": Sweep(grid=grid)})
+    return tiny_experiment(rounds=rounds).model_copy(update={"compare": compare, "sweep": Sweep(grid=grid)})
 
 
 def cells_of(experiment: Experiment, **filters: Any) -> list[Cell]:
@@ -110,7 +110,8 @@ def nobody_is_left(session: int) -> bool:
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_finished_runs_ends_the_workers_and_the_next_sweep_goes_on(tmp_path: Path) -> None:
-    write_experiment(an_experiment(), tmp_path / "tiny.toml")
+    long = an_experiment(rounds=20)  # on a busy machine a short one would be over before the interrupt comes
+    write_experiment(long, tmp_path / "tiny.toml")
     first, second = (tmp_path / "out" / "west" / "full" / f"seed-{seed}" for seed in (0, 1))
     running = subprocess.Popen(sweep(tmp_path), stderr=subprocess.PIPE, start_new_session=True, text=True)
     deadline = time.monotonic() + 120
@@ -120,7 +121,7 @@ def test_ctrl_c_keeps_finished_runs_ends_the_workers_and_the_next_sweep_goes_on(
     assert "goes on with the others" in running.communicate(timeout=120)[1]
     assert running.returncode == 130
     assert nobody_is_left(session=running.pid)
-    cells = cells_of(an_experiment(), folds=["west"])
+    cells = cells_of(long, folds=["west"])
     assert [state_of(cell, tmp_path / "out") for cell in cells] == ["finished", "begun"]
     before = mtimes(first)
     done = subprocess.run(sweep(tmp_path), capture_output=True, text=True, check=True)
