@@ -75,8 +75,8 @@ def white_balance(images: torch.Tensor) -> torch.Tensor:
 def _balanced(images: torch.Tensor) -> torch.Tensor:
     flat = images.flatten(start_dim=2)  # [N, 3, H·W]
     rank = max(1, round(flat.shape[2] * BACKGROUND_PERCENTILE / 100))
-    brightest = np.partition(flat.numpy(), rank - 1, axis=2)[:, :, rank - 1]  # half the time of torch's kthvalue
-    background = torch.from_numpy(brightest).float()  # [N, 3]
+    brightest = np.partition(flat.cpu().numpy(), rank - 1, axis=2)[:, :, rank - 1]  # half the time of torch's kthvalue
+    background = torch.from_numpy(brightest).to(images.device).float()  # [N, 3]
     gain = (BACKGROUND_LEVEL / background.clamp(min=1)).clamp(max=MAX_GAIN)
     return (images * gain[:, :, None, None]).round_().clamp_(max=255).to(torch.uint8)
 

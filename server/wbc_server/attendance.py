@@ -9,7 +9,7 @@ disk (`wbc_server.shelf`), so that memory holds one update whatever the number o
 
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -20,9 +20,10 @@ from flwr.supercore.run import Run
 
 from wbc_common.errors import ConnectionFailure, MessageError
 from wbc_common.wire import ERROR_CODE
-from wbc_common.wire.packing import make_parcel, open_parcel, pack, unpack
+from wbc_common.wire.packing import make_parcel, open_parcel, pack
 from wbc_server.deployment import Deployment
-from wbc_server.shelf import Laid, Shelf
+from wbc_server.shelf import Shelf
+from wbc_server.turns import Answer, Turns
 
 log = logging.getLogger(__name__)
 
@@ -50,44 +51,6 @@ class _Asked:
     open: dict[str, Message] = field(default_factory=dict)
     lost: dict[int, Message] = field(default_factory=dict)
     asks: Counter[int] = field(default_factory=Counter)
-
-
-@dataclass
-class _Answer:
-    """To a question: packed records, or an error."""
-
-    question: Message
-    content: bytes | Error
-
-
-class _Turns:
-    """Hands answers on in the order of their nodes; those before their turn lie on the shelf."""
-
-    def __init__(self, nodes: Iterable[int], shelf: Shelf) -> None:
-        self._nodes = deque(nodes)
-        self._shelf = shelf
-        self._early: dict[int, tuple[Message, Laid | Error]] = {}
-
-    def take(self, answers: list[_Answer]) -> Iterator[Message]:
-        """Replies whose turn has come with these answers, which are used up: none is held beside its reply."""
-        while answers:
-            self._put(answers.pop(0))
-            yield from self._due()
-
-    def _put(self, answer: _Answer) -> None:
-        node, content = answer.question.metadata.dst_node_id, answer.content
-        if isinstance(content, Error):
-            self._early[node] = (answer.question, content)
-        else:
-            laid = Laid(content) if node == self._nodes[0] else self._shelf.lay(content)
-            self._early[node] = (answer.question, laid)
-
-    def _due(self) -> Iterator[Message]:
-        while self._nodes and self._nodes[0] in self._early:
-            yield self._reply(*self._early.pop(self._nodes.popleft()))
-
-    def _reply(self, question: Message, content: Laid | Error) -> Message:
-        return _opened(question, content if isinstance(content, Error) else self._shelf.take(content))
 
 
 class AttendingGrid(Grid):
@@ -138,7 +101,7 @@ class AttendingGrid(Grid):
         asked, parcels = _Asked(), _parcels(messages)
         del messages  # the parcels hold the same in other words
         with Shelf(self._deployment.folder) as shelf:
-            turns = _Turns([parcel.metadata.dst_node_id for parcel in parcels], shelf)
+            turns = Turns([parcel.metadata.dst_node_id for parcel in parcels], shelf)
             self._push(asked, parcels)
             while (asked.open or asked.lost) and time.monotonic() < end:
                 heard = self._deployment.replies.last()
@@ -172,7 +135,7 @@ class AttendingGrid(Grid):
                 asked.lost[message.metadata.dst_node_id] = message
         self._deployment.tasks.ring()
 
-    def _pull(self, asked: _Asked, message_id: str) -> list["_Answer"]:
+    def _pull(self, asked: _Asked, message_id: str) -> list[Answer]:
         """The answer to a message, if it has come; a lost task is put aside, to be asked again."""
         answers = []
         for reply in self._grid.pull_messages([message_id]):
@@ -187,11 +150,11 @@ class AttendingGrid(Grid):
                 answers.append(_answer(reply, question))
         return answers
 
-    def _give_up(self, asked: _Asked) -> list["_Answer"]:
+    def _give_up(self, asked: _Asked) -> list[Answer]:
         """Errors in the name of clinics whose key was revoked: nobody waits for them."""
         enrolled = self._deployment.clinics()
         gone = [asked.lost.pop(node) for node in list(asked.lost) if node not in enrolled]
-        return [_Answer(question, Error(AWAY_CODE, "its key was revoked")) for question in gone]
+        return [Answer(question, Error(AWAY_CODE, "its key was revoked")) for question in gone]
 
     def _ask_again(self, asked: _Asked, remaining_seconds: float) -> None:
         there = set(self._grid.get_node_ids())
@@ -236,23 +199,13 @@ def _parcels(messages: Iterable[Message]) -> list[Message]:
     return [_carrying(parcels[id(message.content)], message) for message in all_messages]
 
 
-def _answer(reply: Message, question: Message) -> _Answer:
+def _answer(reply: Message, question: Message) -> Answer:
     if reply.has_error():  # Flower's own errors name the coordinator as their source
-        return _Answer(question, Error(reply.error.code, reply.error.reason))
+        return Answer(question, Error(reply.error.code, reply.error.reason))
     try:
-        return _Answer(question, open_parcel(reply.content))
+        return Answer(question, open_parcel(reply.content))
     except MessageError as error:
-        return _Answer(question, Error(ERROR_CODE, error.problem))
-
-
-def _opened(question: Message, content: bytes | Error) -> Message:
-    """A reply with its records taken out of the parcel; an error of the clinic's where there are none."""
-    if isinstance(content, Error):
-        return Message(content, reply_to=question)
-    try:
-        return Message(unpack(content), reply_to=question)
-    except MessageError as error:
-        return Message(Error(ERROR_CODE, error.problem), reply_to=question)
+        return Answer(question, Error(ERROR_CODE, error.problem))
 
 
 def _carrying(records: RecordDict, message: Message) -> Message:
@@ -271,10 +224,10 @@ def _again(message: Message, remaining_seconds: float) -> Message:
     )
 
 
-def _absences(asked: _Asked) -> list[_Answer]:
+def _absences(asked: _Asked) -> list[Answer]:
     late = Error(LATE_CODE, "no answer within the time of the round")
     away = Error(AWAY_CODE, "not connected until the end of the round")
     return [
-        *(_Answer(question, late) for question in asked.open.values()),
-        *(_Answer(question, away) for question in asked.lost.values()),
+        *(Answer(question, late) for question in asked.open.values()),
+        *(Answer(question, away) for question in asked.lost.values()),
     ]

@@ -27,12 +27,24 @@ class Shelf:
 
     Args:
         folder: on a disk with room for the answers of all clinics but one.
+
+    Raises:
+        WbcError: no file can be made there.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         self._end = 0
+        try:
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        except OSError as error:
+            raise self._failure("make a file for early answers", error) from error
+
+    def _failure(self, what: str, error: OSError) -> WbcError:
+        return WbcError(
+            f"cannot {what} in {self._folder}: {error.strerror}",
+            remedy="make room on that disk, then go on from this round: wbc-server resume FOLDER",
+        )
 
     def lay(self, content: bytes) -> Laid:
         """Put an answer away.
@@ -48,10 +60,7 @@ class Shelf:
             self._file.write(content)
             self._file.flush()
         except OSError as error:
-            raise WbcError(
-                f"cannot put {len(content):,} bytes of a clinic's answer away in {self._folder}: {error.strerror}",
-                remedy="make room on that disk, then go on from this round: wbc-server resume FOLDER",
-            ) from error
+            raise self._failure(f"put {len(content):,} bytes of a clinic's answer away", error) from error
         self._end += laid.length
         return laid
 

@@ -37,3 +37,8 @@ def test_a_full_disk_is_said_with_the_next_step(tmp_path: Path, monkeypatch: pyt
         with pytest.raises(WbcError, match="No space left on device") as found:
             shelf.lay(LARGE)
     assert "resume" in str(found.value.remedy)
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    with pytest.raises(WbcError, match="cannot make a file for early answers in"):
+        Shelf(tmp_path / "gone")
