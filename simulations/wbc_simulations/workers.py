@@ -2,8 +2,8 @@
 
 A cell that fails is an ending like another. A worker that dies (killed for want of memory) takes Python's pool with it;
 the cells then under way are run again one by one, each in a process of its own, so that the one that kills is known
-and the rest goes on. Ctrl-C ends the workers at once: a run is safe at any moment, its journal is written round by
-round.
+and the rest goes on. Ctrl-C ends the workers at once, and on Linux whatever else ends the sweep does: a run is safe at
+any moment, its journal is written round by round.
 """
 
 import multiprocessing
@@ -16,6 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from wbc_common.errors import WbcError
+from wbc_common.processes import die_with_parent
 from wbc_simulations.running import EXPERIMENT_FILE, finish_run, start_run
 from wbc_simulations.sweep import RECORD_FILE, Cell, Record
 
@@ -97,5 +98,6 @@ def _prepare_worker() -> None:
     """One thread, as several runs share the cores; Ctrl-C is the parent's, which ends its workers."""
     import torch
 
+    die_with_parent()
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

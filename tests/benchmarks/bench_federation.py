@@ -3,7 +3,8 @@
 Starts a whole federation (coordinator, gateway, SuperLink, a node a clinic) of small in-silico clinics and reads the
 journal: a round's seconds less those of the slowest clinic's training. What is left is sending, starting, measuring the
 received model and, where the alignment term counts, class sums. Beside it the coordinator's memory, by process. With
---slow, the processes of one clinic are stopped and let go in turns, so that they get a share of the machine's time.
+--nice, clinics give way to the coordinator, with which hospitals would not share a machine. With --slow, the processes
+of one clinic are stopped and let go in turns, so that they get a share of the machine's time.
 """
 
 import argparse
@@ -23,8 +24,8 @@ from processes import family, memory_mb
 from wbc_simulations.experiment import PhantomClinic
 from wbc_simulations.federation import Federation, end, launch, launch_clinic, lay_out, plan_federation
 
-LIMIT_SECONDS = 900
-COORDINATOR = ("flwr-serverapp", "flower-superlink", "link.gateway")
+LIMIT_SECONDS = 1800
+COORDINATOR = ("flwr-serverapp", "link.superlink", "link.gateway")
 DOMAINS = ("dm96_mgg", "rapid_yellow", "pale_wright", "oil_mgg_aml")
 
 
@@ -36,6 +37,7 @@ def main() -> None:
     options.add_argument("--backbone", default="cnn-small", help="cnn-small: 1.3 MB in fp32; resnet18: 45 MB")
     options.add_argument("--precision", default="fp32", help="of the updates: fp32, fp16 or int8")
     options.add_argument("--slow", type=float, default=1.0, help="one clinic as many times slower")
+    options.add_argument("--nice", type=int, default=0, help="of all clinics, so that they give way to the coordinator")
     options.add_argument("--round-minutes", type=float, default=5.0, help="after which a round goes on without it")
     options.add_argument("--alignment", action="store_true", help="with class sums beside each update")
     given = options.parse_args()
@@ -63,18 +65,20 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as place:
         federation = lay_out(Path(place) / "federation", clinics, plan_federation(clinics, settings))
-        seconds, memory = run(federation, given.slow)
+        seconds, memory = run(federation, given.slow, given.nice)
         records = [json.loads(line) for line in (federation.coordinator / "run/rounds.jsonl").read_text().splitlines()]
         tell(records, seconds)
     print("coordinator's peak memory, MB: " + ", ".join(f"{name} {peak:.0f}" for name, peak in memory.items()))
 
 
-def run(federation: Federation, slow: float) -> tuple[float, dict[str, float]]:
+def run(federation: Federation, slow: float, nice: int) -> tuple[float, dict[str, float]]:
     """Run a federation to its report; seconds from the first start to the coordinator's end, its peak MB by process."""
     began = time.monotonic()
     log = federation.coordinator / "coordinator.log"
     coordinator = launch("wbc-server", "start", str(federation.coordinator), log=log, OMP_NUM_THREADS="1")
     nodes = {clinic: launch_clinic(federation, clinic) for clinic in federation.clinics}
+    for node in nodes.values():
+        os.setpriority(os.PRIO_PROCESS, node.pid, nice)  # its processes inherit it
     over, peaks = threading.Event(), dict.fromkeys(COORDINATOR, 0.0)
     watchers = [threading.Thread(target=watch_memory, args=(coordinator.pid, peaks, over))]
     if slow > 1:

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from federations import CLINICS, Running, kill, running, same_bits, same_study_in_process, tiny_plan, wait_for
 
-COORDINATOR = ("flwr-serverapp", "flower-superlink", "flower-superexec", "link.gateway")
+COORDINATOR = ("flwr-serverapp", "link.superlink", "flower-superexec", "link.gateway")
 CLINIC = ("node.trainer", "node.starter", "flower-superexec")
 
 

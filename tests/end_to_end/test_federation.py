@@ -81,7 +81,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
             assert ask("wbc-server", "stop", coordinator).returncode == 0
             assert found.processes["coordinator"].wait(30) == 130, found.tell()
             found.start_coordinator("resume")
-            wait_for(lambda: kill(found.processes["coordinator"], "flower-superlink"), 60, found)
+            wait_for(lambda: kill(found.processes["coordinator"], "link.superlink"), 60, found)
             wait_for(found.federation.report.exists, 200, found)
             assert found.processes["coordinator"].wait(60) == 0
             lines = (place / "connections").read_text().splitlines()

@@ -128,3 +128,18 @@ def test_ctrl_c_keeps_finished_runs_ends_the_workers_and_the_next_sweep_goes_on(
     assert done.stdout.splitlines()[0] == "2 runs: 2 finished, 0 failed, 0 begun, 0 left"
     assert mtimes(first) == before
     assert (second / "report.html").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the kernel offers no such thing")
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_a_sweep_that_is_killed_leaves_no_worker_behind(tmp_path: Path, end: signal.Signals) -> None:
+    write_experiment(an_experiment(rounds=20), tmp_path / "tiny.toml")
+    begun = tmp_path / "out" / "west" / "full" / "seed-0" / "study.toml"
+    running = subprocess.Popen(sweep(tmp_path), stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not begun.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    running.send_signal(end)
+    running.wait(30)
+    assert nobody_is_left(session=running.pid)

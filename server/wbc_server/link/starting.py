@@ -110,7 +110,7 @@ def prepare(folder: StudyFolder, say: Callable[[str], None]) -> Coordinator:
 
 def _superlink(folder: StudyFolder, port: int, environment: dict[str, str]) -> Command:
     arguments = [
-        flower_command("flower-superlink"),
+        *(sys.executable, "-m", "wbc_server.link.superlink"),
         *("--host", "127.0.0.1", "--port", str(port)),
         *("--ssl-certfile", str(folder.link_certificate), "--ssl-keyfile", str(folder.link_key)),
         *("--ssl-ca-certfile", str(folder.authority)),
