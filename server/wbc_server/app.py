@@ -1,6 +1,7 @@
 """The ServerApp: call the roll, run the rounds that are left, measure the selected model, write what was found."""
 
 import json
+import threading
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -20,7 +21,7 @@ from wbc_server.final import Fitted, fit_calibration, measure
 from wbc_server.participation import call_roll
 from wbc_server.prediction import check_counts, for_prediction
 from wbc_server.privacy import check_privacy, privacy_spent
-from wbc_server.report import write_report
+from wbc_server.report import load_drawing, write_report
 from wbc_server.round_book import RoundBook
 from wbc_server.run_folder import RunFolder, locate_run, write_atomically
 from wbc_server.selection import name_export
@@ -80,6 +81,7 @@ def _run_rounds(grid: Grid, strategy: WbcStrategy) -> None:
     book, study = strategy.book, strategy.study
     left = study.rounds - book.rounds_done
     if left > 0:
+        threading.Thread(target=load_drawing).start()  # while clinics train, not after
         arrays = book.load(book.rounds_done) if book.rounds_done else initial_model(study)
         strategy.start(grid, encode_arrays(arrays), num_rounds=left, timeout=strategy.timeout_seconds)
     if book.awaited_round is not None:

@@ -365,6 +365,8 @@ def test_an_update_alone_holds_neither_figures_nor_class_sums() -> None:
         ("round", True),
         ("replicates", -5),
         ("replicates", [1]),
+        ("averaged", 1),
+        ("averaged", "yes"),
     ],
 )
 def test_a_task_with_a_wrong_value_is_refused(key: str, value: Any) -> None:
@@ -373,7 +375,7 @@ def test_a_task_with_a_wrong_value_is_refused(key: str, value: Any) -> None:
     refused(decode_task, records)
 
 
-@pytest.mark.parametrize("key", ["kind", "split", "round", "replicates"])
+@pytest.mark.parametrize("key", ["kind", "split", "round", "replicates", "averaged"])
 def test_a_task_that_lacks_a_value_is_refused(key: str) -> None:
     records = encode_task(TASK)
     del records["task"][key]  # type: ignore[attr-defined]

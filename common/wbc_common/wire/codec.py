@@ -32,7 +32,7 @@ from wbc_common.wire.names import (
     TOTALS,
     WISH,
 )
-from wbc_common.wire.records import array, config, decode_arrays, encode_arrays, integer, only, wrong
+from wbc_common.wire.records import array, config, decode_arrays, encode_arrays, flag, integer, only, wrong
 from wbc_common.wire.rounds import encode_evaluation, encode_round
 
 
@@ -79,7 +79,7 @@ def decode_task(records: RecordDict) -> Task:
         totals=decode_sums(records, TOTALS) if TOTALS in records else None,
         split=split,  # type: ignore[arg-type]
         replicates=integer(values, "replicates"),
-        averaged=values.get("averaged") is True,
+        averaged=flag(values, "averaged"),
         stain=decode_stain(records, STAIN_TOTALS) if STAIN_TOTALS in records else None,
         calibration=decode_request(records, WISH) if WISH in records else None,
         prediction_bias=array(records, BIAS, "bias", ndim=1) if BIAS in records else None,

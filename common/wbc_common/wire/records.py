@@ -79,6 +79,14 @@ def integer(values: ConfigRecord, key: str) -> int:
     return value
 
 
+def flag(values: ConfigRecord, key: str) -> bool:
+    """True or false."""
+    value = values.get(key)
+    if not isinstance(value, bool):
+        raise wrong(f"'{key}' = {value!r}", "true or false")
+    return value
+
+
 def only(records: RecordDict, names: set[str] | frozenset[str]) -> None:
     """Refuse records beside the named ones."""
     surplus = sorted(set(records) - names)

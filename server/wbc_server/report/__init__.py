@@ -6,5 +6,6 @@ what it means in words, `tables` and `charts` shape the evidence, `page` puts th
 """
 
 from wbc_server.report.page import write_report
+from wbc_server.report.svg import load_drawing
 
-__all__ = ["write_report"]
+__all__ = ["load_drawing", "write_report"]

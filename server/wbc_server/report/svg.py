@@ -5,6 +5,7 @@ print. Ids are prefixed by the chart's name because every chart is inlined into 
 Figure and FigureCanvasSVG: pyplot would choose a backend and keep global state.
 """
 
+import importlib
 import io
 import re
 from collections.abc import Iterator
@@ -45,6 +46,12 @@ _SETTINGS: Any = {
     "grid.linewidth": 0.6,
     "lines.solid_capstyle": "round",
 }
+
+
+def load_drawing() -> None:
+    """Import what drawing takes, half a second's work, ahead of its use; nothing else, so that any thread may."""
+    importlib.import_module("matplotlib.backends.backend_svg")
+    importlib.import_module("matplotlib.figure")
 
 
 @contextmanager
