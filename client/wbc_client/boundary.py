@@ -15,8 +15,8 @@ from flwr.app import Context, Error, Message, RecordDict
 
 from wbc_client.agreement import check_task
 from wbc_client.clinic import Clinic, open_clinic
-from wbc_client.ledger import Departure, enter
 from wbc_client.location import clinic_file
+from wbc_client.state.ledger import Departure, enter
 from wbc_client.tasks import perform
 from wbc_common.errors import PolicyError, WbcError
 from wbc_common.wire import OPTIONAL_RECORDS, REPLY_RECORDS, Task, TaskKind, decode_task, encode_error, encode_reply

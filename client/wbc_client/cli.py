@@ -170,8 +170,8 @@ def predict(
 @app.command()
 def ledger(clinic: Annotated[Path, typer.Argument(help="clinic.toml")], as_json: Json = False) -> None:
     """What left this clinic: records and bytes by kind of task, from the egress ledger."""
-    from wbc_client.ledger import read_departures
     from wbc_client.site import read_site
+    from wbc_client.state.ledger import read_departures
 
     departures = read_departures(read_site(clinic).state_dir)
     if as_json:

@@ -13,11 +13,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from wbc_client.course import Course
 from wbc_client.dataset.cell_set import CellSet
-from wbc_client.head_training import fit_head
 from wbc_client.losses import imbalance_of
-from wbc_client.virtual_stains import VirtualStains
+from wbc_client.training.course import Course
+from wbc_client.training.head_only import fit_head
+from wbc_client.training.virtual_stains import VirtualStains
 from wbc_common.errors import DataError
 from wbc_common.files import write_atomically
 from wbc_common.models import HEAD_KEYS, Network

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from wbc_client.stain_averaging import predict_averaged
+from wbc_client.evaluation.stain_averaging import predict_averaged
 from wbc_common.appearance import prepare
 from wbc_common.errors import DataError, SettingError
 from wbc_common.images import read_image

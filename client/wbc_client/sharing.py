@@ -9,7 +9,7 @@ import logging
 from wbc_client.clinic import Clinic
 from wbc_client.dataset.cell_set import CellSet
 from wbc_client.features import sum_features
-from wbc_client.round_memory import keep, recall
+from wbc_client.state.round_memory import keep, recall
 from wbc_common.wire import Arrays, ClassSums, Task
 
 log = logging.getLogger(__name__)

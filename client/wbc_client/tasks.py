@@ -11,12 +11,12 @@ import numpy as np
 
 from wbc_client.clinic import Clinic
 from wbc_client.dataset.cell_set import SPLITS, CellSet
-from wbc_client.error_feedback import compensate
+from wbc_client.evaluation.measuring import measure, measure_personal_head
 from wbc_client.features import sum_stain
-from wbc_client.measuring import measure, measure_personal_head
-from wbc_client.round_training import train_round
 from wbc_client.sharing import own_share, sums_to_share
-from wbc_client.virtual_stains import VirtualStains, virtual_stains
+from wbc_client.state.error_feedback import compensate
+from wbc_client.training.round import train_round
+from wbc_client.training.virtual_stains import VirtualStains, virtual_stains
 from wbc_common.errors import DataError, MessageError, PolicyError
 from wbc_common.stain_sums import StainSums
 from wbc_common.wire import Arrays, Description, Evaluation, EvaluationSplit, Reply, RoundReply, Task, TaskKind

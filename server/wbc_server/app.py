@@ -10,24 +10,24 @@ from wbc_common.models import build_model, model_arrays
 from wbc_common.seeds import derive_seed
 from wbc_common.study import StudyConfig
 from wbc_common.wire import Arrays, encode_arrays
-from wbc_server.attendance import AttendingGrid, await_clinics
-from wbc_server.calibration_summary import summarise_calibration
 from wbc_server.cautions import cautions
-from wbc_server.deployment import Deployment, read_deployment, sole_writer
-from wbc_server.draws import write_draws
 from wbc_server.events import Cautioned, StudyFinished, StudyStarted, announce
-from wbc_server.export import export_model
-from wbc_server.final import Fitted, fit_calibration, measure
-from wbc_server.participation import call_roll
+from wbc_server.exchange.attendance import AttendingGrid, await_clinics
+from wbc_server.exchange.deployment import Deployment, read_deployment, sole_writer
+from wbc_server.exchange.participation import call_roll
+from wbc_server.final.calibration_summary import summarise_calibration
+from wbc_server.final.draws import write_draws
+from wbc_server.final.export import export_model
+from wbc_server.final.measurement import Fitted, fit_calibration, measure
+from wbc_server.final.summary import egress, summarise
 from wbc_server.prediction import check_counts, for_prediction
 from wbc_server.privacy import check_privacy, privacy_spent
+from wbc_server.record.round_book import RoundBook
 from wbc_server.report import load_drawing, write_report
-from wbc_server.round_book import RoundBook
 from wbc_server.run_folder import RunFolder, locate_run, write_atomically
 from wbc_server.selection import name_export
 from wbc_server.stain_pool import pool_stain
 from wbc_server.strategy import WbcStrategy
-from wbc_server.summary import egress, summarise
 
 app = ServerApp()
 

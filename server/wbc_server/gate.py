@@ -16,7 +16,7 @@ from wbc_common.errors import UpdateRefused
 from wbc_common.stain_sums import StainSums
 from wbc_common.study import AggregationSettings, TransportSettings, UpdatePrecision
 from wbc_common.wire.messages import Evaluation
-from wbc_server.pieces import Piece, sweep
+from wbc_server.aggregation.pieces import Piece, sweep
 
 _COUNT_TOLERANCE = 1e-6  # relative; fractional counts may be summed in another order
 _NORM_TOLERANCE = 1e-3  # relative; float32 rounding of unit vectors and of their sum

@@ -1,7 +1,7 @@
 """DP-SGD seen from the coordinator: plans that it cannot carry are refused at start, what each clinic spent is told.
 
 The server believes a clinic's ε as the clinic states it; the budget and its hard stop are the clinic's own
-(`wbc_client.privacy_budget`).
+(`wbc_client.state.privacy_budget`).
 """
 
 from collections.abc import Mapping

@@ -17,8 +17,8 @@ from wbc_common.stain_sums import StainSums
 from wbc_common.study import StudyConfig
 from wbc_common.wire import Task, decode_stain_sums, num_bytes
 from wbc_server.events import ReplyRefused, announce
+from wbc_server.exchange.participation import Roster, content_of, instruct
 from wbc_server.gate import check_stain_sums
-from wbc_server.participation import Roster, content_of, instruct
 from wbc_server.run_folder import RunFolder, write_atomically
 
 

@@ -36,15 +36,15 @@ from wbc_common.wire import (
     num_bytes,
     record_arrays,
 )
-from wbc_server.aggregation import plan_weights
+from wbc_server.aggregation.robust import Aggregate, aggregate_of
+from wbc_server.aggregation.server_step import average_in, take_step
+from wbc_server.aggregation.weighted_sum import AT_ONCE
+from wbc_server.aggregation.weights import plan_weights
 from wbc_server.anchor_pool import find_pool, pool_sums, put_pool
+from wbc_server.exchange.participation import Roster, content_of, instruct
 from wbc_server.gate import check_class_sums, check_evaluation, check_precision, check_update
-from wbc_server.participation import Roster, content_of, instruct
 from wbc_server.prediction import for_prediction
-from wbc_server.robust import Aggregate, aggregate_of
-from wbc_server.round_book import RoundBook, Stage
-from wbc_server.server_step import average_in, take_step
-from wbc_server.weighted_sum import AT_ONCE
+from wbc_server.record.round_book import RoundBook, Stage
 
 
 class WbcStrategy(Strategy):

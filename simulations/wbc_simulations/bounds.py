@@ -24,17 +24,17 @@ from numpy.typing import NDArray
 from wbc_client.clinic import open_clinic
 from wbc_client.dataset.cell_set import SPLITS, CellSet
 from wbc_client.dataset.packed import packed_metadata, write_packed
-from wbc_client.evaluation import count
+from wbc_client.evaluation.counting import count
+from wbc_client.evaluation.stain_averaging import predict_averaged
 from wbc_client.predict import load_model
-from wbc_client.stain_averaging import predict_averaged
 from wbc_common.errors import SettingError
 from wbc_common.seeds import numpy_generator
 from wbc_common.study import ClinicSettings, StudyConfig, parse_study, write_study
 from wbc_common.wire import Evaluation
-from wbc_server.draws import read_draws, write_draws
-from wbc_server.participation import Roster
+from wbc_server.exchange.participation import Roster
+from wbc_server.final.draws import read_draws, write_draws
+from wbc_server.final.summary import summarise
 from wbc_server.run_folder import RunFolder, write_atomically
-from wbc_server.summary import summarise
 from wbc_simulations.engine import EngineName, run_study
 from wbc_simulations.methods import MethodKind
 from wbc_simulations.scores import measured_by

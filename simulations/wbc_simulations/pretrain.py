@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 
 from wbc_client.dataset.cell_set import CellSet
-from wbc_client.evaluation import evaluate
-from wbc_client.training import train_locally
+from wbc_client.evaluation.counting import evaluate
+from wbc_client.training.local import train_locally
 from wbc_common.appearance import prepare
 from wbc_common.cells import CLASSES_13, Registry
 from wbc_common.confusion import balanced_accuracy

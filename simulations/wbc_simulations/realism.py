@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from wbc_client.augmentation import augment
 from wbc_client.dataset.cell_set import CellSet
 from wbc_client.dataset.manifest import manifest_clinics
 from wbc_client.dataset.opening import open_cells
-from wbc_client.evaluation import evaluate
+from wbc_client.evaluation.counting import evaluate
 from wbc_client.features import predict
 from wbc_client.site import DataSettings, Site
+from wbc_client.training.augmentation import augment
 from wbc_common.appearance import normalise
 from wbc_common.confusion import Interval, balanced_accuracy, draw_seeds, over_drawn_seeds, percentile_interval
 from wbc_common.models import Network, build_model

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from wbc_common.cells import BLASTS, Registry, registry
 from wbc_common.confusion import accuracy, balanced_accuracy, macro_f1, pooled_recall
-from wbc_server.draws import read_draws
+from wbc_server.final.draws import read_draws
 from wbc_server.run_folder import RunFolder
 
 FIGURES = {

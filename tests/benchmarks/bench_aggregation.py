@@ -22,9 +22,9 @@ from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 from wbc_common.models import build_model, model_arrays
 from wbc_common.study import AggregationSettings, ModelSettings
 from wbc_common.wire import Arrays, RoundReply, Update, decode_update, encode_arrays, encode_reply, record_arrays
-from wbc_server.aggregation import apply_step, plan_weights
+from wbc_server.aggregation.weighted_sum import AT_ONCE, WeightedSum
+from wbc_server.aggregation.weights import apply_step, plan_weights
 from wbc_server.gate import check_update
-from wbc_server.weighted_sum import AT_ONCE, WeightedSum
 
 NUM_CLASSES = 11
 SETTINGS = AggregationSettings(rule="fedavg", max_share=1.0)  # so that the result is comparable with Flower's

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from wbc_common.errors import DataError
-from wbc_server import checkpoints
+from wbc_server.record import checkpoints
 
 
 def main() -> None:

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from wbc_client.augmentation import augment
-from wbc_client.course import build_optimizer
 from wbc_client.device import as_input
 from wbc_client.precision import computing_in
+from wbc_client.training.augmentation import augment
+from wbc_client.training.course import build_optimizer
 from wbc_common.appearance import normalise
 from wbc_common.models import Network, build_model
 from wbc_common.study import ModelSettings, TrainingSettings

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from wbc_client.augmentation import augment
 from wbc_client.clinic import open_clinic
 from wbc_client.dataset.cell_set import CellSet
-from wbc_client.training import learning_rate
+from wbc_client.training.augmentation import augment
+from wbc_client.training.local import learning_rate
 from wbc_common.appearance import normalise
 from wbc_common.models import build_model
 from wbc_common.seeds import derive_seed, torch_generator

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from wbc_client import augmentation
-from wbc_client.augmentation import Level, augment
+from wbc_client.training import augmentation
+from wbc_client.training.augmentation import Level, augment
 from wbc_common.seeds import torch_generator
 from wbc_common.stain import to_optical_density
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from wbc_client.boda_training import prototypes, train_boda
 from wbc_client.dataset.cell_set import CellSet
+from wbc_client.training.boda import prototypes, train_boda
 from wbc_common.errors import DataError
 from wbc_common.models import build_model, model_arrays
 from wbc_common.study import StudyConfig, parse_study

@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, Context, Message, RecordDict
 from studies import tiny_experiment
 from wbc_client import boundary
 from wbc_client.boundary import answer, check_records
-from wbc_client.ledger import LEDGER_NAME, read_departures
+from wbc_client.state.ledger import LEDGER_NAME, read_departures
 from wbc_common.errors import PolicyError
 from wbc_common.wire import MESSAGE_TYPES, Task, TaskKind, decode_description, encode_task
 from wbc_server.run_folder import RunFolder

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from wbc_client.calibration import correct_prior_shift, count_calibration, estimate_prior
+from wbc_client.evaluation.calibration import correct_prior_shift, count_calibration, estimate_prior
 from wbc_common.calibration import EDGES, ONE, TEMPERATURES
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from wbc_client.clinic import Clinic, open_clinic
-from wbc_client.error_feedback import compensate
-from wbc_client.round_memory import FOLDER_NAME
+from wbc_client.state.error_feedback import compensate
+from wbc_client.state.round_memory import FOLDER_NAME
 from wbc_client.tasks import perform
 from wbc_common.models import build_model, model_arrays
 from wbc_common.study import parse_study

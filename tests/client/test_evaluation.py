@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from wbc_client.dataset.cell_set import CellSet
-from wbc_client.evaluation import evaluate
+from wbc_client.evaluation.counting import evaluate
 from wbc_client.features import predict
 from wbc_common.models import build_model
 from wbc_common.study import ModelSettings

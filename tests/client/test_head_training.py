@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from wbc_client.dataset.cell_set import CellSet
-from wbc_client.head_training import balanced_draw, train_head
-from wbc_client.round_training import changes
+from wbc_client.training.head_only import balanced_draw, train_head
+from wbc_client.training.round import changes
 from wbc_common.models import HEAD_KEYS, build_model, model_arrays
 from wbc_common.study import StudyConfig, parse_study
 

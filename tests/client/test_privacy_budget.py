@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wbc_client.privacy_budget import BUDGET_NAME, Spending, epsilon_of, plan_spending, spend
+from wbc_client.state.privacy_budget import BUDGET_NAME, Spending, epsilon_of, plan_spending, spend
 from wbc_common.errors import BudgetSpent, DataError
 from wbc_common.study import PrivacySettings
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from wbc_client import private_training
 from wbc_client.dataset.cell_set import CellSet
-from wbc_client.privacy_budget import Spending
-from wbc_client.private_training import train_privately
-from wbc_client.round_training import changes
+from wbc_client.state.privacy_budget import Spending
+from wbc_client.training import private as private_training
+from wbc_client.training.private import train_privately
+from wbc_client.training.round import changes
 from wbc_common.models import HEAD_KEYS, build_model, model_arrays
 from wbc_common.study import StudyConfig, parse_study
 from wbc_common.wire import Arrays

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wbc_client.round_memory import FOLDER_NAME, keep, recall, recall_last
+from wbc_client.state.round_memory import FOLDER_NAME, keep, recall, recall_last
 from wbc_common.errors import DataError
 
 ARRAYS = {"sums": np.arange(6.0).reshape(2, 3) / 7, "counts": np.array([1.0, 2.5])}

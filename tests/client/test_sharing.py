@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from studies import CLINICS, SETTINGS
-from wbc_client import round_training
 from wbc_client.clinic import Clinic, open_clinic
 from wbc_client.sharing import own_share, sums_to_share
 from wbc_client.tasks import perform
+from wbc_client.training import round as round_training
 from wbc_common.models import build_model, model_arrays
 from wbc_common.study import parse_study
 from wbc_common.wire import Arrays, ClassSums, RoundReply, Task

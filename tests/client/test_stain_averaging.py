@@ -2,8 +2,8 @@
 
 import torch
 
+from wbc_client.evaluation.stain_averaging import _placed, predict_averaged
 from wbc_client.features import predict
-from wbc_client.stain_averaging import _placed, predict_averaged
 from wbc_common.models import Network, build_model
 from wbc_common.study import ModelSettings
 

@@ -10,7 +10,7 @@ import pytest
 from wbc_client import clinic
 from wbc_client.clinic import Clinic, open_clinic
 from wbc_client.tasks import perform
-from wbc_client.training import train_locally
+from wbc_client.training.local import train_locally
 from wbc_common.errors import MessageError, PolicyError
 from wbc_common.models import build_model, model_arrays
 from wbc_common.study import parse_study

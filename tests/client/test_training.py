@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from wbc_client.dataset.cell_set import CellSet
-from wbc_client.round_training import changes
-from wbc_client.training import learning_rate, train_locally
+from wbc_client.training.local import learning_rate, train_locally
+from wbc_client.training.round import changes
 from wbc_common.models import build_model, model_arrays
 from wbc_common.study import StudyConfig, TrainingSettings, parse_study
 from wbc_common.wire import Arrays

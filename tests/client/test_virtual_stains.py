@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from wbc_client.augmentation import augment
 from wbc_client.features import sum_stain
-from wbc_client.virtual_stains import VirtualStains, virtual_stains
+from wbc_client.training.augmentation import augment
+from wbc_client.training.virtual_stains import VirtualStains, virtual_stains
 from wbc_common.seeds import torch_generator
 from wbc_common.stain import from_optical_density, od_statistics, stain_sums
 from wbc_common.stain_sums import StainSums

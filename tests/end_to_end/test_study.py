@@ -16,10 +16,10 @@ from studies import run_tiny, tiny_experiment
 from wbc_client import sharing
 from wbc_client.app import app as client_app
 from wbc_client.dataset.packed import packed_metadata, read_packed, write_packed
-from wbc_client.ledger import LEDGER_NAME
+from wbc_client.state.ledger import LEDGER_NAME
 from wbc_common.errors import SettingError
-from wbc_server import checkpoints, journal, round_book
 from wbc_server.app import app as server_app
+from wbc_server.record import checkpoints, journal, round_book
 from wbc_server.run_folder import RUN_KEY, RunFolder
 from wbc_simulations import engine
 from wbc_simulations.clinics import write_clinics

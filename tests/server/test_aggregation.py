@@ -10,9 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wbc_common.study import AggregationSettings
-from wbc_server.aggregation import apply_step, backbone_weights, cap_shares, fedavg_weights, head_weights, plan_weights
-from wbc_server.pieces import PIECE
-from wbc_server.weighted_sum import WeightedSum
+from wbc_server.aggregation.pieces import PIECE
+from wbc_server.aggregation.weighted_sum import WeightedSum
+from wbc_server.aggregation.weights import (
+    apply_step,
+    backbone_weights,
+    cap_shares,
+    fedavg_weights,
+    head_weights,
+    plan_weights,
+)
 
 D = 3
 alphas = st.floats(0, 1)

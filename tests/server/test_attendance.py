@@ -14,13 +14,13 @@ from wbc_common.errors import ClinicAbsent, ConnectionFailure
 from wbc_common.study import StudyConfig, parse_study
 from wbc_common.wire import Description, Task, encode_reply, encode_task
 from wbc_common.wire.packing import make_parcel, open_parcel, pack, unpack
-from wbc_server import attendance
-from wbc_server.attendance import AWAY_CODE, LATE_CODE, AttendingGrid, await_clinics
-from wbc_server.deployment import Deployment
-from wbc_server.participation import call_roll, content_of
-from wbc_server.round_book import RoundBook
+from wbc_server.exchange import attendance
+from wbc_server.exchange.attendance import AWAY_CODE, LATE_CODE, AttendingGrid, await_clinics
+from wbc_server.exchange.deployment import Deployment
+from wbc_server.exchange.participation import call_roll, content_of
+from wbc_server.exchange.shelf import Shelf
+from wbc_server.record.round_book import RoundBook
 from wbc_server.run_folder import RunFolder
-from wbc_server.shelf import Shelf
 from wbc_server.strategy import WbcStrategy
 from wbc_simulations.engine import InProcessGrid
 

@@ -9,16 +9,16 @@ import pytest
 import torch
 from flwr.app import Context, Message
 
-from wbc_client.calibration import count_calibration
+from wbc_client.evaluation.calibration import count_calibration
 from wbc_common.calibration import EDGES, TEMPERATURES, fit_temperature
 from wbc_common.confusion import confusion_matrix
 from wbc_common.errors import UpdateRefused
 from wbc_common.study import StudyConfig, parse_study
 from wbc_common.wire import Evaluation, Task, decode_task, encode_reply
-from wbc_server.calibration_gate import check_calibration
-from wbc_server.calibration_summary import summarise_calibration
-from wbc_server.final import Fitted, fit_calibration, measure
-from wbc_server.participation import Roster
+from wbc_server.exchange.participation import Roster
+from wbc_server.final.calibration_gate import check_calibration
+from wbc_server.final.calibration_summary import summarise_calibration
+from wbc_server.final.measurement import Fitted, fit_calibration, measure
 from wbc_server.run_folder import RunFolder
 from wbc_simulations.engine import InProcessGrid
 

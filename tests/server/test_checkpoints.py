@@ -10,8 +10,8 @@ import safetensors.numpy
 from safetensors import safe_open
 
 from wbc_common.errors import DataError, WbcError
-from wbc_server import checkpoints
-from wbc_server.checkpoints import CheckpointRef
+from wbc_server.record import checkpoints
+from wbc_server.record.checkpoints import CheckpointRef
 
 METADATA = {f"key-{index}": str(index) for index in range(8)}
 

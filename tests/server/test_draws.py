@@ -7,7 +7,7 @@ import pytest
 
 from wbc_common.errors import DataError
 from wbc_common.wire import Evaluation
-from wbc_server.draws import read_draws, write_draws
+from wbc_server.final.draws import read_draws, write_draws
 from wbc_server.run_folder import RunFolder
 
 

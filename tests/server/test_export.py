@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from wbc_common.study import parse_study
-from wbc_server.export import export_model
+from wbc_server.final.export import export_model
 from wbc_server.run_folder import RunFolder
 
 STUDY = parse_study({"name": "export", "clinics": {"train": ["east"]}, "loss": {"alignment_weight": 0.0}}, "test")

@@ -8,8 +8,8 @@ from flwr.app import Context, Message
 
 from wbc_common.study import parse_study
 from wbc_common.wire import Evaluation, Task, decode_task, encode_error, encode_reply
-from wbc_server.final import measure
-from wbc_server.participation import Roster
+from wbc_server.exchange.participation import Roster
+from wbc_server.final.measurement import measure
 from wbc_simulations.engine import InProcessGrid
 
 STUDY = parse_study(

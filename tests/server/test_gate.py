@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from wbc_common.errors import UpdateRefused
 from wbc_common.study import AggregationSettings
+from wbc_server.aggregation.pieces import PIECE
 from wbc_server.gate import check_class_sums, check_confusion, check_update
-from wbc_server.pieces import PIECE
 
 SETTINGS = AggregationSettings(max_update_norm=10.0)
 TEMPLATE = {

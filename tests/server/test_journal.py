@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from wbc_common.errors import DataError, WbcError
-from wbc_server import journal
+from wbc_server.record import journal
 
 RECORDS = [{"round": number, "refused": ["ä"], "f1": 0.5} for number in (1, 2, 3)]
 

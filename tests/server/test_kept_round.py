@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from wbc_common.errors import DataError
-from wbc_server.kept_round import read_kept, write_kept
+from wbc_server.record.kept_round import read_kept, write_kept
 
 RECORD = {"round": 2, "seconds": 0.1 + 0.2, "validation": {"münchen": [[1, 0], [0, 1]]}, "score": float("nan")}
 

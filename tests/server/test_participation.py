@@ -10,7 +10,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from wbc_common.errors import ConnectionFailure, UpdateRefused
 from wbc_common.study import StudyConfig, parse_study
 from wbc_common.wire import Description, Task, decode_task, encode_error, encode_reply
-from wbc_server.participation import Roster, call_roll, content_of, instruct
+from wbc_server.exchange.participation import Roster, call_roll, content_of, instruct
 from wbc_simulations.engine import InProcessGrid
 
 Answer = Callable[[Message], Message]

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wbc_server import pieces
-from wbc_server.pieces import PIECE, sweep
+from wbc_server.aggregation import pieces
+from wbc_server.aggregation.pieces import PIECE, sweep
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

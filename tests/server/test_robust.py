@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import trim_mean
 
 from wbc_common.study import AggregationSettings
-from wbc_server.robust import OrderStatistic, aggregate_of, krum_choice
-from wbc_server.weighted_sum import WeightedSum
+from wbc_server.aggregation.robust import OrderStatistic, aggregate_of, krum_choice
+from wbc_server.aggregation.weighted_sum import WeightedSum
 
 
 def updates(number: int, seed: int = 0) -> list[dict[str, np.ndarray]]:

@@ -10,9 +10,9 @@ import pytest
 from wbc_common.errors import DataError, SettingError, UpdateRefused
 from wbc_common.study import StudyConfig, parse_study
 from wbc_common.wire import Evaluation, Update
-from wbc_server import checkpoints, journal, round_book
-from wbc_server.participation import Roster
-from wbc_server.round_book import RoundBook
+from wbc_server.exchange.participation import Roster
+from wbc_server.record import checkpoints, journal, round_book
+from wbc_server.record.round_book import RoundBook
 from wbc_server.run_folder import RunFolder
 
 GOOD, POOR = [[3, 0], [0, 3]], [[0, 3], [3, 0]]

@@ -5,7 +5,7 @@ import pytest
 
 from wbc_common.study import AggregationSettings, StudyConfig, parse_study
 from wbc_common.wire import Arrays
-from wbc_server.server_step import average_in, averaged_model, is_averaged, take_step
+from wbc_server.aggregation.server_step import average_in, averaged_model, is_averaged, take_step
 
 
 def model(value: float = 1.0) -> Arrays:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from wbc_common.errors import WbcError
-from wbc_server.shelf import Shelf
+from wbc_server.exchange.shelf import Shelf
 
 LARGE = bytes(range(256)) * 1000
 

@@ -11,8 +11,8 @@ from wbc_common.errors import ConnectionFailure, DataError, UpdateRefused
 from wbc_common.stain_sums import StainSums
 from wbc_common.study import StudyConfig, parse_study
 from wbc_common.wire import decode_task, encode_reply
+from wbc_server.exchange.participation import Roster
 from wbc_server.gate import check_stain_sums
-from wbc_server.participation import Roster
 from wbc_server.run_folder import RunFolder
 from wbc_server.stain_pool import pool_stain
 from wbc_simulations.engine import InProcessGrid

@@ -23,9 +23,9 @@ from wbc_common.wire import (
     encode_reply,
     record_arrays,
 )
-from wbc_server import journal
-from wbc_server.participation import Roster
-from wbc_server.round_book import RoundBook
+from wbc_server.exchange.participation import Roster
+from wbc_server.record import journal
+from wbc_server.record.round_book import RoundBook
 from wbc_server.run_folder import RunFolder
 from wbc_server.strategy import WbcStrategy, in_order
 from wbc_simulations.engine import InProcessGrid

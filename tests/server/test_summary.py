@@ -9,8 +9,8 @@ import pytest
 from wbc_common.confusion import accuracy, balanced_accuracy, macro_f1, percentile_interval, pooled_recall
 from wbc_common.study import StudyConfig, parse_study
 from wbc_common.wire import Evaluation
-from wbc_server.participation import Roster
-from wbc_server.summary import egress, summarise
+from wbc_server.exchange.participation import Roster
+from wbc_server.final.summary import egress, summarise
 
 Json = dict[str, Any]
 # neutrophil, lymphocyte, monocyte, eosinophil, basophil: eosinophils and basophils are rare (5 and 2 of 1007 cells).

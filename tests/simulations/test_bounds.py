@@ -11,7 +11,7 @@ from studies import SETTINGS, tiny_experiment
 from wbc_client.dataset.cell_set import CellSet
 from wbc_client.dataset.packed import packed_metadata, read_packed, write_packed
 from wbc_common.errors import SettingError
-from wbc_server.draws import read_draws
+from wbc_server.final.draws import read_draws
 from wbc_server.run_folder import RunFolder
 from wbc_simulations.bounds import _but_fold, oracle_folds, part_plan, pooled
 from wbc_simulations.experiment import Experiment, Method, MethodKind, plan_study, with_method

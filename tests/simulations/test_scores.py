@@ -11,7 +11,7 @@ import pytest
 from wbc_common.cells import registry
 from wbc_common.confusion import accuracy, macro_f1
 from wbc_common.wire import Evaluation
-from wbc_server.draws import write_draws
+from wbc_server.final.draws import write_draws
 from wbc_server.run_folder import RunFolder
 from wbc_simulations.scores import FIGURES, cell_scores, paired_table
 

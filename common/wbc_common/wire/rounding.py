@@ -4,8 +4,8 @@
     int8    s_r = max |x_r| / 127,  q = round(x / s_r),  x̂ = s_r·q        one scale a row r; |x̂ − x| ≤ s_r / 2
 
 A row is the first axis of an array of two or more axes, an output channel or a class; other arrays are one row. The
-nearest value and no random one: with error feedback (`wbc_client.error_feedback`) the error does not pile up, and the
-same update gives the same bytes.
+nearest value and no random one: with error feedback (`wbc_client.state.error_feedback`) the error does not pile up, and
+the same update gives the same bytes.
 """
 
 from collections.abc import Mapping

@@ -18,7 +18,7 @@ from pathlib import Path
 from wbc_common.errors import WbcError, error_of_kind
 from wbc_common.files import write_atomically
 from wbc_common.processes import KeptProcess
-from wbc_server.deployment import Deployment, events_file, forget_failure, is_locked, read_failure
+from wbc_server.exchange.deployment import Deployment, events_file, forget_failure, is_locked, read_failure
 from wbc_server.link.flower import FlowerCli, FlowerUnreachable
 from wbc_server.link.folder import StudyFolder
 from wbc_server.link.register import changing, read_register, write_register

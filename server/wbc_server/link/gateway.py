@@ -26,7 +26,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from wbc_common.link import BANDWIDTH_PATH, FLEET_PREFIX, HEALTH_PATH, HELLO_PATH, KEY_HEADER, Welcome
-from wbc_server.deployment import Deployment
+from wbc_server.exchange.deployment import Deployment
 from wbc_server.link.arrivals import Arrivals
 from wbc_server.link.doorkeeper import Doorkeeper, Refused
 from wbc_server.link.folder import StudyFolder

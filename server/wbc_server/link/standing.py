@@ -8,13 +8,13 @@ from typing import Any
 
 from wbc_common.errors import ConnectionFailure, SettingError, WbcError
 from wbc_common.locks import is_held
-from wbc_server import journal
-from wbc_server.deployment import is_locked, read_failure
-from wbc_server.kept_round import read_kept
+from wbc_server.exchange.deployment import is_locked, read_failure
 from wbc_server.link.certificates import days_left
 from wbc_server.link.folder import StudyFolder
 from wbc_server.link.register import read_register
 from wbc_server.link.starting import gateway_answers
+from wbc_server.record import journal
+from wbc_server.record.kept_round import read_kept
 
 _STOP_SECONDS = 40.0
 

@@ -21,7 +21,7 @@ from wbc_common.link import HEALTH_PATH
 from wbc_common.locks import holding
 from wbc_common.processes import Command, KeptProcess, flower_command, flower_environment
 from wbc_common.study import StudyConfig, write_study
-from wbc_server.deployment import Deployment
+from wbc_server.exchange.deployment import Deployment
 from wbc_server.link.certificates import days_left
 from wbc_server.link.coordinator import Coordinator
 from wbc_server.link.flower import FlowerCli, write_connection

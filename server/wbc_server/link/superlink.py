@@ -5,9 +5,8 @@ same seconds on a busy machine writers starve, and nodes and ServerApp see error
 a node waits for its answer. Nothing else of Flower is changed.
 """
 
-import sys
-
 from flwr.supercore import sql_mixin
+from flwr.supercore.constant import SQLITE_PRAGMAS
 from flwr.superlink.cli import flower_superlink
 
 _WAIT_MS = 25_000  # for the lock of the state; a node gives up on an answer after 30 s
@@ -15,9 +14,9 @@ _WAIT_MS = 25_000  # for the lock of the state; a node gives up on an answer aft
 
 def main() -> None:
     """Run Flower's own command with a patient state."""
-    pragmas: dict[str, str] = dict(sql_mixin.SQLITE_PRAGMAS)
-    sql_mixin.SQLITE_PRAGMAS = tuple((pragmas | {"busy_timeout": str(_WAIT_MS)}).items())
-    sys.exit(flower_superlink())
+    patient = dict(SQLITE_PRAGMAS) | {"busy_timeout": str(_WAIT_MS)}
+    sql_mixin.SQLITE_PRAGMAS = tuple(patient.items())  # type: ignore[attr-defined,assignment]
+    flower_superlink()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from wbc_common.errors import ClinicAbsent, ConnectionFailure, UpdateRefused, WbcError
 from wbc_common.study import StudyConfig
 from wbc_common.wire import MESSAGE_TYPES, Description, Task, decode_description, encode_task, num_bytes
-from wbc_server.attendance import AWAY_CODE, LATE_CODE
+from wbc_server.exchange.attendance import AWAY_CODE, LATE_CODE
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 
 from wbc_common.errors import DataError
-from wbc_server.checkpoints import replace_atomically
-from wbc_server.journal import Record, as_line
+from wbc_server.record.checkpoints import replace_atomically
+from wbc_server.record.journal import Record, as_line
 
 
 def write_kept(path: Path, record: Record) -> None:

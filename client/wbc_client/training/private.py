@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from wbc_client.course import Batch, Course, build_optimizer, draw_batch, run_epochs
 from wbc_client.dataset.cell_set import CellSet
 from wbc_client.losses import DomainAwareLoss
-from wbc_client.privacy_budget import Spending
-from wbc_client.training import build_loss, round_rate
+from wbc_client.state.privacy_budget import Spending
+from wbc_client.training.course import Batch, Course, build_optimizer, draw_batch, run_epochs
+from wbc_client.training.local import build_loss, round_rate
 from wbc_common.models import Network
 from wbc_common.study import StudyConfig
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from wbc_common.study import AggregationSettings, StudyConfig
 from wbc_common.wire import Arrays
-from wbc_server.aggregation import Float64s, apply_step
+from wbc_server.aggregation.weights import Float64s, apply_step
 from wbc_server.selection import first_averaged_round
 
 _FIRST, _SECOND, _AVERAGE, _AVERAGED = "first/", "second/", "average/", "averaged"

@@ -3,15 +3,15 @@
 import time
 from dataclasses import dataclass
 
-from wbc_client.boda_training import train_boda
 from wbc_client.clinic import Clinic
 from wbc_client.dataset.cell_set import CellSet
-from wbc_client.head_training import train_head
 from wbc_client.precision import Precision
-from wbc_client.privacy_budget import plan_spending, spend
-from wbc_client.private_training import train_privately
-from wbc_client.training import train_locally
-from wbc_client.virtual_stains import VirtualStains
+from wbc_client.state.privacy_budget import plan_spending, spend
+from wbc_client.training.boda import train_boda
+from wbc_client.training.head_only import train_head
+from wbc_client.training.local import train_locally
+from wbc_client.training.private import train_privately
+from wbc_client.training.virtual_stains import VirtualStains
 from wbc_common.models import Network, model_arrays
 from wbc_common.privacy import check_backbone, check_delta
 from wbc_common.wire import Arrays, ClassSums, Task, Update

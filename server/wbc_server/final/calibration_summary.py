@@ -19,8 +19,8 @@ from wbc_common.calibration import EDGES, ONE, CalibrationCounts, aurc, classwis
 from wbc_common.confusion import accuracy, balanced_accuracy, macro_f1, wilson_interval
 from wbc_common.study import StudyConfig
 from wbc_common.wire import Evaluation
-from wbc_server.final import Fitted
-from wbc_server.participation import Roster
+from wbc_server.exchange.participation import Roster
+from wbc_server.final.measurement import Fitted
 
 
 def summarise_calibration(

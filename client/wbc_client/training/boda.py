@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wbc_client.course import Batch, BatchLoss, take_course
 from wbc_client.dataset.cell_set import CellSet
 from wbc_client.features import all_features
 from wbc_client.losses import LossTerms, boda_paper_loss, exact_labels, imbalance_of
 from wbc_client.precision import resolve_precision
-from wbc_client.training import round_course
-from wbc_client.virtual_stains import VirtualStains
+from wbc_client.training.course import Batch, BatchLoss, take_course
+from wbc_client.training.local import round_course
+from wbc_client.training.virtual_stains import VirtualStains
 from wbc_common.errors import DataError
 from wbc_common.models import Network
 from wbc_common.study import StudyConfig

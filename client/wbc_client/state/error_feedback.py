@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from wbc_client.clinic import Clinic
-from wbc_client.round_memory import keep, recall_last
+from wbc_client.state.round_memory import keep, recall_last
 from wbc_common.wire import Arrays, Update, as_received
 
 _WHAT = "update-rest"

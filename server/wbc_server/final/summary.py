@@ -32,7 +32,7 @@ from wbc_common.confusion import (
 )
 from wbc_common.study import StudyConfig
 from wbc_common.wire import Evaluation
-from wbc_server.participation import Roster
+from wbc_server.exchange.participation import Roster
 
 # A figure of confusion counts [..., C, C]; of bootstrap draws where the observed counts [C, C] are given too.
 Rate = Callable[[NDArray[np.int64], NDArray[np.int64] | None], NDArray[np.float64]]

@@ -5,7 +5,8 @@ adds one affine map per image in optical density (docs/method.md §3), where dye
 gamma (a factor), brightness and colour casts (shifts) compose into `OD' = A·OD + t`: one logarithm and one exponential
 per pixel, far faster than hue jitter; then blur, noise and darkness of poor cameras on some images. The ranges are
 those of Tellez et al. 2019 ("HED-strong") and RandStainNA (Shen et al. 2022), inflated; none was fitted to a clinic.
-*federated-stain* takes the stain from `wbc_client.virtual_stains` instead, which the training clinics' sums describe.
+*federated-stain* takes the stain from `wbc_client.training.virtual_stains` instead, which the training clinics' sums
+describe.
 
 All randomness is drawn per image from the generator given, on that generator's device.
 """
@@ -16,7 +17,7 @@ from typing import Literal
 import torch
 from torch.nn import functional
 
-from wbc_client.virtual_stains import VirtualStains
+from wbc_client.training.virtual_stains import VirtualStains
 from wbc_common.stain import from_log_light, log_light
 
 ZOOM = (0.7, 1.4)

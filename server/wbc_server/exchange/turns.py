@@ -9,7 +9,7 @@ from flwr.app import Error, Message
 from wbc_common.errors import MessageError
 from wbc_common.wire import ERROR_CODE
 from wbc_common.wire.packing import unpack
-from wbc_server.shelf import Laid, Shelf
+from wbc_server.exchange.shelf import Laid, Shelf
 
 
 @dataclass

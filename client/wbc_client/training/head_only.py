@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wbc_client.course import Course, take_course
 from wbc_client.dataset.cell_set import CellSet
 from wbc_client.losses import DomainAwareLoss, Imbalance, imbalance_of
-from wbc_client.training import round_course
-from wbc_client.virtual_stains import VirtualStains
+from wbc_client.training.course import Course, take_course
+from wbc_client.training.local import round_course
+from wbc_client.training.virtual_stains import VirtualStains
 from wbc_common.models import Network
 from wbc_common.study import LossSettings, StudyConfig
 

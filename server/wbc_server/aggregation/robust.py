@@ -14,8 +14,8 @@ from flwr.serverapp.strategy.fedtrimmedavg import trim_mean
 from numpy.typing import NDArray
 
 from wbc_common.study import AggregationSettings
-from wbc_server.aggregation import Float64s
-from wbc_server.weighted_sum import AT_ONCE, WeightedSum
+from wbc_server.aggregation.weighted_sum import AT_ONCE, WeightedSum
+from wbc_server.aggregation.weights import Float64s
 
 
 class Aggregate(Protocol):

@@ -8,9 +8,9 @@ what is measured at a held-out clinic is what `wbc-client predict` says.
 import torch
 from torch import Tensor
 
-from wbc_client.augmentation import stained_alike
 from wbc_client.features import predict
 from wbc_client.precision import Precision
+from wbc_client.training.augmentation import stained_alike
 from wbc_common.models import Network
 from wbc_common.seeds import torch_generator
 

@@ -18,7 +18,7 @@ from typing import IO
 from wbc_common.errors import WbcError
 from wbc_common.files import write_atomically
 from wbc_common.locks import is_held
-from wbc_server.bell import Bell
+from wbc_server.exchange.bell import Bell
 from wbc_server.run_folder import RUN_VARIABLE, RunFolder
 
 _VARIABLE = "WBC_DEPLOYMENT"

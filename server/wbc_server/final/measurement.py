@@ -15,10 +15,10 @@ from wbc_common.errors import UpdateRefused, WbcError
 from wbc_common.stain_sums import StainSums
 from wbc_common.study import StudyConfig
 from wbc_common.wire import Arrays, CalibrationRequest, Evaluation, Task, decode_evaluation, num_bytes
-from wbc_server.calibration_gate import check_calibration
 from wbc_server.events import ReplyRefused, announce
+from wbc_server.exchange.participation import Roster, content_of, instruct
+from wbc_server.final.calibration_gate import check_calibration
 from wbc_server.gate import check_evaluation, check_personal
-from wbc_server.participation import Roster, content_of, instruct
 from wbc_server.prediction import source_prior
 
 

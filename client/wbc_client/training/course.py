@@ -12,12 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wbc_client.augmentation import augment
 from wbc_client.dataset.cell_set import CellSet
 from wbc_client.device import as_input
 from wbc_client.losses import LossTerms, proximal_term
 from wbc_client.precision import computing_in, resolve_precision
-from wbc_client.virtual_stains import VirtualStains
+from wbc_client.training.augmentation import augment
+from wbc_client.training.virtual_stains import VirtualStains
 from wbc_common.appearance import normalise
 from wbc_common.models import Network
 from wbc_common.study import TrainingSettings

@@ -4,7 +4,7 @@ Flower delivers a message once. When a clinic's node dies with a task in its han
 unavailable, and no one repeats the task. Here it is asked again once its node is back, until the round's time is over:
 the answer follows from the message alone, so a clinic that was restarted gives the same update, to the bit. Replies are
 taken as they arrive, one at a time, and handed on in the order in which clinics were asked: one that is early waits on
-disk (`wbc_server.shelf`), so that memory holds one update whatever the number of clinics.
+disk (`wbc_server.exchange.shelf`), so that memory holds one update whatever the number of clinics.
 """
 
 import logging
@@ -21,9 +21,9 @@ from flwr.supercore.run import Run
 from wbc_common.errors import ConnectionFailure, MessageError
 from wbc_common.wire import ERROR_CODE
 from wbc_common.wire.packing import make_parcel, open_parcel, pack
-from wbc_server.deployment import Deployment
-from wbc_server.shelf import Shelf
-from wbc_server.turns import Answer, Turns
+from wbc_server.exchange.deployment import Deployment
+from wbc_server.exchange.shelf import Shelf
+from wbc_server.exchange.turns import Answer, Turns
 
 log = logging.getLogger(__name__)
 

@@ -6,13 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wbc_client.calibration import correct_prior_shift, count_calibration
 from wbc_client.clinic import Clinic
 from wbc_client.dataset.cell_set import CellSet
-from wbc_client.evaluation import count
+from wbc_client.evaluation.calibration import correct_prior_shift, count_calibration
+from wbc_client.evaluation.counting import count
+from wbc_client.evaluation.stain_averaging import predict_averaged
 from wbc_client.personal import fit_personal_head, keep_head
-from wbc_client.stain_averaging import predict_averaged
-from wbc_client.virtual_stains import VirtualStains
+from wbc_client.training.virtual_stains import VirtualStains
 from wbc_common.confusion import confusion_matrix
 from wbc_common.errors import MessageError
 from wbc_common.models import Network

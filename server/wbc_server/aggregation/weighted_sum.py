@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wbc_common.models import is_head
-from wbc_server.pieces import PIECE, Piece, sweep
+from wbc_server.aggregation.pieces import PIECE, Piece, sweep
 
 Float64s = NDArray[np.float64]
 

@@ -16,14 +16,14 @@ import numpy as np
 from wbc_common.errors import ClinicAbsent, SettingError, WbcError
 from wbc_common.study import StudyConfig
 from wbc_common.wire import Arrays, Evaluation, Update
-from wbc_server import checkpoints, journal
+from wbc_server.aggregation.server_step import averaged_model
 from wbc_server.events import ClinicTrained, ReplyRefused, RoundFinished, announce
-from wbc_server.kept_round import read_kept, write_kept
-from wbc_server.participation import Roster
-from wbc_server.round_digest import RoundDigest, digest_of
+from wbc_server.exchange.participation import Roster
+from wbc_server.record import checkpoints, journal
+from wbc_server.record.kept_round import read_kept, write_kept
+from wbc_server.record.round_digest import RoundDigest, digest_of
 from wbc_server.run_folder import RunFolder
 from wbc_server.selection import mean_macro_f1, select_scored
-from wbc_server.server_step import averaged_model
 
 Stage = Literal["update", "class-sums", "evaluation"]
 
@@ -139,7 +139,7 @@ class RoundBook:
 
         Args:
             model: the global model.
-            state: what the server carries into the next round beside it (`wbc_server.server_step`).
+            state: what the server carries into the next round beside it (`wbc_server.aggregation.server_step`).
         """
         record = self._open
         metadata = {"study-hash": self.study.hash, "round": str(record["round"])}

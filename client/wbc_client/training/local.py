@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wbc_client.course import Course, take_course
 from wbc_client.dataset.cell_set import CellSet
 from wbc_client.losses import AlignmentAnchors, DomainAwareLoss, anchors_from_sums, imbalance_of
-from wbc_client.virtual_stains import VirtualStains
+from wbc_client.training.course import Course, take_course
+from wbc_client.training.virtual_stains import VirtualStains
 from wbc_common.models import Network
 from wbc_common.seeds import torch_generator
 from wbc_common.study import LossSettings, StudyConfig, TrainingSettings

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from wbc_server.checkpoints import CheckpointRef
+from wbc_server.record.checkpoints import CheckpointRef
 from wbc_server.selection import mean_macro_f1
 
 

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from wbc_common.errors import DataError
-from wbc_server.checkpoints import cannot_write, replace_atomically
+from wbc_server.record.checkpoints import cannot_write, replace_atomically
 
 log = logging.getLogger(__name__)
 

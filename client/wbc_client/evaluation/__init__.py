@@ -1,0 +1,1 @@
+"""Measuring a model on a clinic's own cells: counts that add over clinics."""

@@ -1,0 +1,1 @@
+"""What a clinic keeps on its own disk from message to message."""
