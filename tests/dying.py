@@ -4,7 +4,7 @@ import os
 import signal
 from pathlib import Path
 
-from wbc_simulations.sweep import Cell, Record
+from wbc_simulations.sweep.cells import Cell, Record
 
 
 def die_on_east(cell: Cell, output: Path) -> Record:

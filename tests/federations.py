@@ -118,7 +118,7 @@ def same_study_in_process(federation: Federation, folder: Path) -> Path:
     import torch
 
     from wbc_server.run_folder import RunFolder
-    from wbc_simulations.engine import run_study
+    from wbc_simulations.engine.engines import run_study
 
     clinics = folder / "clinics"
     clinics.mkdir(parents=True)

@@ -35,7 +35,7 @@ from wbc_server.exchange.participation import Roster
 from wbc_server.final.draws import read_draws, write_draws
 from wbc_server.final.summary import summarise
 from wbc_server.run_folder import RunFolder, write_atomically
-from wbc_simulations.engine import EngineName, run_study
+from wbc_simulations.engine.engines import EngineName, run_study
 from wbc_simulations.methods import MethodKind
 from wbc_simulations.scores import measured_by
 

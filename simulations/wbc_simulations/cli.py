@@ -82,9 +82,9 @@ def splits(
 ) -> None:
     """Show who has how many cells of which class before anything is trained: a table, and a picture."""
     from wbc_simulations.experiment import DEFAULT_EXPERIMENT, plan_study, read_experiment, with_changes
-    from wbc_simulations.splits import count_splits, splits_as_json
-    from wbc_simulations.splits_picture import check_format, draw_splits
-    from wbc_simulations.splits_text import splits_text
+    from wbc_simulations.splits.counts import count_splits, splits_as_json
+    from wbc_simulations.splits.picture import check_format, draw_splits
+    from wbc_simulations.splits.text import splits_text
 
     check_format(output)
     experiment, settings = with_changes(read_experiment(study or DEFAULT_EXPERIMENT, data), parse_changes(changes))
@@ -115,11 +115,11 @@ def compare(
     """Leave one clinic out, for every method and seed, and print the table with paired differences."""
     from rich.console import Console
 
-    from wbc_simulations.compare import comparison_tables, plan_comparison, write_comparison
+    from wbc_simulations.comparison.compare import comparison_tables, plan_comparison, write_comparison
+    from wbc_simulations.comparison.page import write_into_page
     from wbc_simulations.experiment import DEFAULT_EXPERIMENT, read_experiment
-    from wbc_simulations.results_page import write_into_page
-    from wbc_simulations.sweep import refuse_failures
-    from wbc_simulations.sweep_display import run_sweep
+    from wbc_simulations.sweep.cells import refuse_failures
+    from wbc_simulations.sweep.display import run_sweep
 
     experiment = read_experiment(study or DEFAULT_EXPERIMENT, data)
     cells = plan_comparison(
@@ -151,8 +151,8 @@ def sweep(
     from rich.console import Console
 
     from wbc_simulations.experiment import DEFAULT_EXPERIMENT, read_experiment
-    from wbc_simulations.sweep import Filters, plan_cells, refuse_failures
-    from wbc_simulations.sweep_display import run_sweep, status, status_text
+    from wbc_simulations.sweep.cells import Filters, plan_cells, refuse_failures
+    from wbc_simulations.sweep.display import run_sweep, status, status_text
 
     experiment = read_experiment(study or DEFAULT_EXPERIMENT, data)
     filters = Filters(folds=folds or (), seeds=seeds or (), methods=methods or ())

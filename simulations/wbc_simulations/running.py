@@ -12,7 +12,7 @@ from wbc_common.study import StudyConfig, write_study
 from wbc_server.run_folder import RunFolder
 from wbc_simulations.bounds import finish_bound
 from wbc_simulations.clinics import write_clinics
-from wbc_simulations.engine import EngineName, run_study
+from wbc_simulations.engine.engines import EngineName, run_study
 from wbc_simulations.experiment import Experiment, read_experiment, write_experiment
 
 log = logging.getLogger(__name__)

@@ -39,7 +39,7 @@ def study_of(num_clinics: int, rounds: int) -> dict[str, float]:
     from wbc_common.study import parse_study
     from wbc_server.run_folder import RunFolder
     from wbc_simulations.clinics import phantom_cells
-    from wbc_simulations.engine import run_study
+    from wbc_simulations.engine.engines import run_study
     from wbc_simulations.experiment import DataSource, Experiment, PhantomClinic
     from wbc_simulations.running import start_run
 

@@ -15,7 +15,7 @@ from wbc_common.errors import PolicyError
 from wbc_common.wire import MESSAGE_TYPES, Task, TaskKind, decode_description, encode_task
 from wbc_server.run_folder import RunFolder
 from wbc_simulations.clinics import write_clinics
-from wbc_simulations.engine import InProcessGrid
+from wbc_simulations.engine.engines import InProcessGrid
 from wbc_simulations.experiment import plan_study
 from wbc_simulations.running import start_run
 

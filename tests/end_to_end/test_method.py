@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from studies import run_tiny, tiny_experiment
 from wbc_server.run_folder import RunFolder
-from wbc_simulations.engine import InProcessGrid
+from wbc_simulations.engine.engines import InProcessGrid
 from wbc_simulations.experiment import Experiment, plan_study
 from wbc_simulations.running import continue_run, finish_run, start_run
 

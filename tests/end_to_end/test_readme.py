@@ -68,8 +68,8 @@ def test_the_readmes_settings_exist() -> None:
 
 def test_the_skewed_study_of_the_readme_is_planned_at_each_point_of_its_sweep_and_counted(tmp_path: Path) -> None:
     from wbc_simulations.experiment import plan_study, read_experiment
-    from wbc_simulations.splits import count_splits
-    from wbc_simulations.sweep import Filters, plan_cells
+    from wbc_simulations.splits.counts import count_splits
+    from wbc_simulations.sweep.cells import Filters, plan_cells
 
     (tmp_path / "skewed.toml").write_text(toml_block("skewed.toml"), encoding="utf-8")
     experiment = read_experiment(tmp_path / "skewed.toml")

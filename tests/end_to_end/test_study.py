@@ -21,9 +21,9 @@ from wbc_common.errors import SettingError
 from wbc_server.app import app as server_app
 from wbc_server.record import checkpoints, journal, round_book
 from wbc_server.run_folder import RUN_KEY, RunFolder
-from wbc_simulations import engine
 from wbc_simulations.clinics import write_clinics
-from wbc_simulations.engine import InProcessGrid, run_study
+from wbc_simulations.engine import engines as engine
+from wbc_simulations.engine.engines import InProcessGrid, run_study
 from wbc_simulations.experiment import PhantomClinic, plan_study
 from wbc_simulations.running import continue_run, finish_run, start_run
 

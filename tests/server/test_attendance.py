@@ -22,7 +22,7 @@ from wbc_server.exchange.shelf import Shelf
 from wbc_server.record.round_book import RoundBook
 from wbc_server.run_folder import RunFolder
 from wbc_server.strategy import WbcStrategy
-from wbc_simulations.engine import InProcessGrid
+from wbc_simulations.engine.engines import InProcessGrid
 
 NODES = {1: "east", 2: "north", 3: "west"}
 Answer = Callable[[Message], Message | None]

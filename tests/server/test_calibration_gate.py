@@ -20,7 +20,7 @@ from wbc_server.final.calibration_gate import check_calibration
 from wbc_server.final.calibration_summary import summarise_calibration
 from wbc_server.final.measurement import Fitted, fit_calibration, measure
 from wbc_server.run_folder import RunFolder
-from wbc_simulations.engine import InProcessGrid
+from wbc_simulations.engine.engines import InProcessGrid
 
 NAMES = ("east", "north", "west")
 

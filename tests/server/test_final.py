@@ -10,7 +10,7 @@ from wbc_common.study import parse_study
 from wbc_common.wire import Evaluation, Task, decode_task, encode_error, encode_reply
 from wbc_server.exchange.participation import Roster
 from wbc_server.final.measurement import measure
-from wbc_simulations.engine import InProcessGrid
+from wbc_simulations.engine.engines import InProcessGrid
 
 STUDY = parse_study(
     {

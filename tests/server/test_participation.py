@@ -11,7 +11,7 @@ from wbc_common.errors import ConnectionFailure, UpdateRefused
 from wbc_common.study import StudyConfig, parse_study
 from wbc_common.wire import Description, Task, decode_task, encode_error, encode_reply
 from wbc_server.exchange.participation import Roster, call_roll, content_of, instruct
-from wbc_simulations.engine import InProcessGrid
+from wbc_simulations.engine.engines import InProcessGrid
 
 Answer = Callable[[Message], Message]
 

@@ -15,7 +15,7 @@ from wbc_server.exchange.participation import Roster
 from wbc_server.gate import check_stain_sums
 from wbc_server.run_folder import RunFolder
 from wbc_server.stain_pool import pool_stain
-from wbc_simulations.engine import InProcessGrid
+from wbc_simulations.engine.engines import InProcessGrid
 
 COUNTS = np.array([[2.0] * 5, [1.0] * 5, [1.0] * 5])  # 10 training cells
 ROSTER = Roster({"east": 1, "north": 2, "west": 3}, dict.fromkeys(("east", "north", "west"), COUNTS),

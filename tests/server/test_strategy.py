@@ -28,7 +28,7 @@ from wbc_server.record import journal
 from wbc_server.record.round_book import RoundBook
 from wbc_server.run_folder import RunFolder
 from wbc_server.strategy import WbcStrategy, in_order
-from wbc_simulations.engine import InProcessGrid
+from wbc_simulations.engine.engines import InProcessGrid
 
 # Cells of two of the five classes. East and west have class 0 alone, north both. West is held out unless said.
 COUNTS = {"east": [6.0, 0, 0, 0, 0], "north": [2.0, 2, 0, 0, 0], "west": [6.0, 0, 0, 0, 0]}

@@ -12,12 +12,12 @@ from rich.console import Console
 
 from studies import tiny_experiment
 from wbc_common.errors import SettingError
-from wbc_simulations import compare
-from wbc_simulations.compare import comparison_tables, plan_comparison, write_comparison
+from wbc_simulations.comparison import compare
+from wbc_simulations.comparison.compare import comparison_tables, plan_comparison, write_comparison
 from wbc_simulations.experiment import Comparison, Experiment, Method, Sweep
 from wbc_simulations.scores import FIGURES, CellScores
-from wbc_simulations.sweep import Cell
-from wbc_simulations.sweep_display import run_sweep
+from wbc_simulations.sweep.cells import Cell
+from wbc_simulations.sweep.display import run_sweep
 
 PLAIN = {"loss": {"classification": "cross-entropy", "alignment_weight": 0.0, "guide_weight": 0.0}}
 Scores = Callable[[Cell], CellScores]

@@ -12,8 +12,8 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from wbc_simulations import engine
-from wbc_simulations.engine import InProcessGrid
+from wbc_simulations.engine import engines as engine
+from wbc_simulations.engine.engines import InProcessGrid
 
 Client = Callable[[Message, Context], Message]
 

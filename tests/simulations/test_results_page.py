@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from wbc_common.errors import SettingError
-from wbc_simulations.results_page import write_into_page
+from wbc_simulations.comparison.page import write_into_page
 from wbc_simulations.scores import FIGURES
 
 

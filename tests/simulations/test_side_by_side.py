@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from wbc_simulations.side_by_side import AHEAD, Crew, Job, crew_for_this_machine, results_in_order
+from wbc_simulations.engine.side_by_side import AHEAD, Crew, Job, crew_for_this_machine, results_in_order
 
 
 def jobs_of(work: Callable[[int], int], number: int) -> list[Job[int]]:

@@ -20,9 +20,9 @@ from wbc_simulations.cli import main
 from wbc_simulations.clinics import source_cells
 from wbc_simulations.experiment import DEFAULT_EXPERIMENT, plan_study, read_experiment, write_experiment
 from wbc_simulations.skewed import skewed_cells
-from wbc_simulations.splits import ClinicSplit, count_splits
-from wbc_simulations.splits_picture import check_format, draw_splits
-from wbc_simulations.splits_text import SHORT_CLASS, splits_text
+from wbc_simulations.splits.counts import ClinicSplit, count_splits
+from wbc_simulations.splits.picture import check_format, draw_splits
+from wbc_simulations.splits.text import SHORT_CLASS, splits_text
 
 EXPERIMENTS = sorted((Path(__file__).parents[2] / "simulations" / "experiments").glob("*.toml"))
 STUDY = plan_study(tiny_experiment(registry="wbc13"))

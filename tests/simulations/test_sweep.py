@@ -9,8 +9,8 @@ from studies import tiny_experiment
 from wbc_common.errors import SettingError, WbcError
 from wbc_simulations.experiment import Comparison, Experiment, Method, Sweep, plan_study
 from wbc_simulations.running import start_run
-from wbc_simulations.sweep import Cell, Filters, Record, plan_cells, refuse_failures, state_of
-from wbc_simulations.sweep_display import Clock, status, status_text
+from wbc_simulations.sweep.cells import Cell, Filters, Record, plan_cells, refuse_failures, state_of
+from wbc_simulations.sweep.display import Clock, status, status_text
 
 PLAIN = {"loss": {"classification": "cross-entropy", "alignment_weight": 0.0, "guide_weight": 0.0}}
 

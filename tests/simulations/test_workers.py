@@ -13,11 +13,11 @@ from rich.console import Console
 
 from dying import die_on_east
 from studies import tiny_experiment
-from wbc_simulations import workers
 from wbc_simulations.experiment import Comparison, Experiment, Method, Sweep, write_experiment
-from wbc_simulations.sweep import Cell, Filters, Record, plan_cells, record_of, state_of
-from wbc_simulations.sweep_display import run_sweep
-from wbc_simulations.workers import run_cell, run_in_workers
+from wbc_simulations.sweep import workers
+from wbc_simulations.sweep.cells import Cell, Filters, Record, plan_cells, record_of, state_of
+from wbc_simulations.sweep.display import run_sweep
+from wbc_simulations.sweep.workers import run_cell, run_in_workers
 
 
 def an_experiment(rounds: int = 2, **grid: Any) -> Experiment:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from wbc_common.study import StudyConfig
-from wbc_simulations.splits import ClinicSplit
+from wbc_simulations.splits.counts import ClinicSplit
 
 WIDTH = 100
 MANY = 60

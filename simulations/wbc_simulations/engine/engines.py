@@ -22,7 +22,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from wbc_client.location import NODE_KEY, clinic_files
 from wbc_common.errors import SettingError
 from wbc_server.run_folder import RUN_KEY, RunFolder
-from wbc_simulations.side_by_side import Crew, Job, crew_for_this_machine, results_in_order
+from wbc_simulations.engine.side_by_side import Crew, Job, crew_for_this_machine, results_in_order
 
 EngineName = Literal["in-process", "ray"]
 _RUN_ID = 1
@@ -116,7 +116,7 @@ def run_study(folder: RunFolder, clinic_folder: Path, engine: EngineName, *, ray
 
     _quieten_flower()
     if engine == "ray":
-        from wbc_simulations.ray_engine import run_under_ray
+        from wbc_simulations.engine.on_ray import run_under_ray
 
         run_under_ray(folder, clinic_folder, server_app, client_app, ray_address)
         return

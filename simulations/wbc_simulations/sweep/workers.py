@@ -18,7 +18,7 @@ from pathlib import Path
 from wbc_common.errors import WbcError
 from wbc_common.processes import die_with_parent
 from wbc_simulations.running import EXPERIMENT_FILE, finish_run, start_run
-from wbc_simulations.sweep import RECORD_FILE, Cell, Record
+from wbc_simulations.sweep.cells import RECORD_FILE, Cell, Record
 
 Work = Callable[[Cell, Path], Record]
 Event = tuple[Cell, Record | None]

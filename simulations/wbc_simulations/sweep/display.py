@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeElapsedColumn
 from rich.text import Text
 
-from wbc_simulations.sweep import STATES, Cell, record_of, state_of
-from wbc_simulations.workers import Event, run_in_workers
+from wbc_simulations.sweep.cells import STATES, Cell, record_of, state_of
+from wbc_simulations.sweep.workers import Event, run_in_workers
 
 
 class Clock:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from wbc_common.errors import SettingError
 from wbc_common.study import StudyConfig
-from wbc_simulations.splits import ClinicSplit
-from wbc_simulations.splits_text import MANY
+from wbc_simulations.splits.counts import ClinicSplit
+from wbc_simulations.splits.text import MANY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -21,7 +21,7 @@ from wbc_server.run_folder import write_atomically
 from wbc_simulations.experiment import Comparison, Experiment
 from wbc_simulations.methods import on_grid
 from wbc_simulations.scores import FIGURES, CellScores, cell_scores, paired_table
-from wbc_simulations.sweep import Cell, Filters, plan_cells
+from wbc_simulations.sweep.cells import Cell, Filters, plan_cells
 
 
 def plan_comparison(

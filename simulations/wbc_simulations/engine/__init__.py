@@ -1,0 +1,1 @@
+"""The engines of a simulation: in this process, or on Ray."""

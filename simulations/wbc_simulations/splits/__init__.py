@@ -1,0 +1,1 @@
+"""What a study would train and test on, shown before anything runs."""

@@ -1,0 +1,1 @@
+"""Many runs: planned, run in workers, gone on with, shown."""
