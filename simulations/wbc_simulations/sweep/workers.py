@@ -96,8 +96,8 @@ def _pool(jobs: int) -> ProcessPoolExecutor:
 
 def _prepare_worker() -> None:
     """One thread, as several runs share the cores; Ctrl-C is the parent's, which ends its workers."""
+    die_with_parent()  # first: torch takes its time to import
     import torch
 
-    die_with_parent()
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
