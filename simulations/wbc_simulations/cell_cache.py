@@ -12,10 +12,14 @@ from pathlib import Path
 
 from wbc_common.files import cache_folder
 
+# Raised when the same settings make other cells: by the renderer, the reader, the dealer or the rule of the splits.
+_MAKERS = 2
+
 
 def cell_file(clinic: str, *depends_on: object) -> Path:
     """The file of a clinic's cells that depend on these JSON values."""
-    digest = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:20]
+    told = json.dumps([_MAKERS, *depends_on], sort_keys=True)
+    digest = hashlib.sha256(told.encode()).hexdigest()[:20]
     return cache_folder() / "cells" / f"{clinic}-{digest}.safetensors"
 
 

@@ -24,8 +24,6 @@ from wbc_simulations.phantom import case_mix, load_domain, render
 from wbc_simulations.real_cells import real_cells, real_source
 from wbc_simulations.skewed import skewed_cells
 
-_RENDERER = 1  # raised when the renderer's cells change, so that no old cell is taken from the cache
-
 
 def write_clinics(experiment: Experiment, study: StudyConfig, run: Path) -> Path:
     """Write `clinics/NAME.toml` in a run's folder, making cells that the cache lacks; returns that folder."""
@@ -67,7 +65,6 @@ def phantom_cells(clinic: PhantomClinic, study: StudyConfig, seed: int) -> Path:
         study.classes.digest,
         study.images.source_px,
         seed,
-        _RENDERER,
     )
     if not path.exists():
         cells = render_clinic(clinic, study.classes, size_px=study.images.source_px, seed=seed)

@@ -10,7 +10,6 @@ from wbc_common.study import StudyConfig
 from wbc_simulations.cell_cache import cell_file, write_once
 from wbc_simulations.data_source import DataSource
 
-_READER = 1  # raised when the same files are read into other cells
 _OF_REAL_CELLS = {"path", "splits", "labels", "max_unreadable_fraction"}
 
 
@@ -36,7 +35,7 @@ def real_cells(name: str, data: DataSource, study: StudyConfig) -> Path:
     listing = read_manifest(data.path, study.classes, own_words=data.labels, own_id=name, clinic=name)
     files = [[str(file), *_last_change(file.path)] for file in listing.files]
     settings = real_source(name, data)
-    path = cell_file(name, settings, files, study.classes.digest, study.images.source_px, _READER)
+    path = cell_file(name, settings, files, study.classes.digest, study.images.source_px)
     if not path.exists():
         cells = read_cells(real_site(name, data), study).cells
         metadata = packed_metadata(study.classes, study.images.source_px)

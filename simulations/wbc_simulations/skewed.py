@@ -15,8 +15,6 @@ from wbc_simulations.experiment import Experiment
 from wbc_simulations.skew.deriving import derive_clinics
 from wbc_simulations.skew.table import CellTable, table_of, with_images
 
-_DEALER = 1  # raised when the same settings make other clinics of the same cells
-
 
 def skewed_cells(experiment: Experiment, study: StudyConfig, source: Callable[[str], Path]) -> dict[str, Path]:
     """The packed cells of every clinic of a study whose data are skewed, made if the cache lacks them.
@@ -25,7 +23,7 @@ def skewed_cells(experiment: Experiment, study: StudyConfig, source: Callable[[s
         source: the packed cells of a source, see `clinics.source_cells`.
     """
     packed = {name: source(name) for name in sources_of(experiment, study)}
-    told = [[path.name for path in packed.values()], experiment.data.skew.model_dump(mode="json"), _DEALER]
+    told = [[path.name for path in packed.values()], experiment.data.skew.model_dump(mode="json")]
     told += [list(packed), list(_pool(experiment, study)), experiment.data.splits]
     files = {
         name: cell_file(name, *told, name in study.clinics.train)

@@ -54,6 +54,27 @@ def test_a_patient_with_most_of_the_cells_trains() -> None:
         assert (split[:90] == 0).all()
 
 
+def test_a_class_with_one_patient_trains() -> None:
+    # 40 patients of two cells; the rare class has one cell in all, its patient another of a common class.
+    labels, groups = np.tile([0, 1], 40), np.arange(80) // 2
+    for rare in range(80):
+        for seed in range(3):
+            told = labels.copy()
+            told[rare] = 2
+            split = assign_splits(told, groups, seed)
+            assert split[rare] == 0
+            assert np.bincount(split).tolist() == [48, 16, 16]
+
+
+def test_the_largest_patient_trains_even_where_rare_classes_would_need_its_place() -> None:
+    # Fold 0 has one large patient; four more patients have a class each.
+    groups = np.concatenate([np.zeros(90, dtype=np.int64), np.arange(1, 5)])
+    labels = np.concatenate([np.zeros(90, dtype=np.int64), np.arange(1, 5)])
+    split = assign_splits(labels, groups, seed=0)
+    assert (split[:90] == 0).all()
+    assert sorted(split[90:].tolist()) == [0, 0, 1, 2]
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_no_unit_straddles_splits(data: st.DataObject) -> None:

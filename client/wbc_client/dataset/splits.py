@@ -8,6 +8,7 @@ such splits would be too good, so they are refused.
 import logging
 import warnings
 from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,8 +43,9 @@ def connected_units(groups: Sequence[str], near_duplicates: Sequence[str]) -> ND
 def assign_splits(labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     """A split for each cell, int64 [N], index into SPLITS: units kept whole, classes spread evenly.
 
-    scikit-learn's StratifiedGroupKFold in five folds; the three with the most cells train, so that one very large
-    patient does. A clinic with fewer than five units trains with all it has.
+    scikit-learn's StratifiedGroupKFold in five folds. The largest trains, so that one very large patient does, and with
+    it the two that leave the fewest classes without a training cell, in a tie the largest: a class with one patient is
+    there to be learned. A clinic with fewer than five units trains with all it has.
 
     Args:
         labels: int64 [N], class (or code of a set of classes) of each cell.
@@ -57,9 +59,13 @@ def assign_splits(labels: NDArray[np.int64], groups: NDArray[np.int64], seed: in
         )
         return np.zeros(len(groups), dtype=np.int64)
     fold = _folds(labels, groups, seed)
-    by_size = np.argsort(-np.bincount(fold, minlength=FOLDS), kind="stable")
-    split_of_fold = np.empty(FOLDS, dtype=np.int64)
-    split_of_fold[by_size] = [0] * TRAIN_FOLDS + [1, 2]
+    largest, *others = np.argsort(-np.bincount(fold, minlength=FOLDS), kind="stable")
+    # Pairs come with the largest first, and `max` keeps the first of equals.
+    pairs = combinations(others, TRAIN_FOLDS - 1)
+    training = [largest, *max(pairs, key=lambda pair: len(np.unique(labels[np.isin(fold, [largest, *pair])])))]
+    validating, testing = (number for number in others if number not in training)
+    split_of_fold = np.zeros(FOLDS, dtype=np.int64)
+    split_of_fold[[validating, testing]] = 1, 2
     return split_of_fold[fold]
 
 
