@@ -52,12 +52,12 @@ def check(clinic: ClinicFile, as_json: Json = False) -> None:
     """Open this clinic's cells as a study would, and look at each hop on the way to the coordinator."""
     from wbc_client.dataset.cell_set import SPLITS
     from wbc_client.dataset.opening import open_cells
-    from wbc_client.device import choose_device
+    from wbc_client.device import choose_device, describe_device
     from wbc_client.site import read_site
 
     site = read_site(clinic)
     study = site.read_study()
-    device = str(choose_device(site.device))
+    device = describe_device(choose_device(site.device))
     opened = open_cells(site, study)
     counts = {split: opened.cells.part(split).class_counts().tolist() for split in SPLITS}
     findings = _way(site)

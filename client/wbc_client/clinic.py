@@ -13,7 +13,7 @@ import torch
 
 from wbc_client.dataset.cell_set import CellSet
 from wbc_client.dataset.opening import open_cells
-from wbc_client.device import choose_device, compute_reproducibly, keep_freed_memory
+from wbc_client.device import choose_device, compute_reproducibly, keep_freed_memory, take_share
 from wbc_client.precision import Precision, resolve_precision
 from wbc_client.site import Site, read_site
 from wbc_common.errors import SettingError
@@ -82,4 +82,6 @@ def _open(path: Path) -> Clinic:
     study = site.read_study()
     compute_reproducibly()
     keep_freed_memory()
-    return Clinic(site, study, open_cells(site, study).cells, choose_device(site.device))
+    device = choose_device(site.device)
+    take_share(device, site.gpu_share)
+    return Clinic(site, study, open_cells(site, study).cells, device)

@@ -97,6 +97,7 @@ class Site(Settings):
         clinic: our name in the study.
         study: the plan that this clinic approved.
         device: where to compute; `auto` takes a GPU where there is one.
+        gpu_share: of the GPU's memory, at most so much for this clinic: below 1 where it shares one.
         state_dir: the egress ledger and whatever must outlive a process.
         data: our cells.
         coordinator: where the study's gateway is; only for a federation over a network.
@@ -105,6 +106,7 @@ class Site(Settings):
     clinic: ClinicId
     study: Path
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    gpu_share: float = Field(1.0, gt=0, le=1)
     state_dir: Path = Path("state")
     data: DataSettings
     coordinator: CoordinatorSettings | None = None

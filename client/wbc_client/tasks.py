@@ -11,6 +11,7 @@ import numpy as np
 
 from wbc_client.clinic import Clinic
 from wbc_client.dataset.cell_set import SPLITS, CellSet
+from wbc_client.device import memory_of
 from wbc_client.evaluation.measuring import measure, measure_personal_head
 from wbc_client.features import sum_stain
 from wbc_client.sharing import own_share, sums_to_share
@@ -29,8 +30,10 @@ def perform(clinic: Clinic, task: Task) -> Reply:
         PolicyError: a held-out clinic is asked to train.
         MessageError: the task lacks the model.
         DataError: there is no cell to do it with.
+        DeviceError: the device has too little memory.
     """
-    return _PERFORM[task.kind](clinic, task)
+    with memory_of(clinic.device):
+        return _PERFORM[task.kind](clinic, task)
 
 
 def describe(clinic: Clinic, task: Task) -> Description:

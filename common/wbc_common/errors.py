@@ -49,6 +49,12 @@ class DataError(WbcError):
     kind = "data"
 
 
+class DeviceError(WbcError):
+    """The device that a clinic computes on cannot do the work."""
+
+    kind = "device"
+
+
 class ConnectionFailure(WbcError):
     """The other side cannot be reached, or does not know us."""
 

@@ -105,7 +105,6 @@ def _lay_out_clinic(coordinator: Path, place: Path, clinic: PhantomClinic, study
     values = {
         "clinic": clinic.clinic,
         "study": "study.toml",
-        "device": "cpu",
         "coordinator": {"address": address, "ca": "ca.pem", "key": "keys/clinic.key"},
         "data": {"kind": "packed", "path": str(phantom_cells(clinic, study, seed=0))},
     }

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 
 from wbc_client.dataset.cell_set import CellSet
+from wbc_client.device import choose_device
 from wbc_client.evaluation.counting import evaluate
 from wbc_client.training.local import train_locally
 from wbc_common.appearance import prepare
@@ -96,15 +97,15 @@ class Pretrained:
 
 
 def pretrain(recipe: Recipe, on_epoch: Callable[[int, float], None]) -> Pretrained:
-    """Train the small network on phantoms. `on_epoch` gets epoch and loss."""
-    study, cells = recipe.study(), recipe.phantoms(recipe.seed, recipe.cells)
+    """Train the small network on phantoms, on a GPU where there is one. `on_epoch` gets epoch and loss."""
+    study, cells, device = recipe.study(), recipe.phantoms(recipe.seed, recipe.cells), choose_device("auto")
     training_cells = cells.part("train")
-    model = build_model(study.model, len(study.classes), derive_seed(recipe.seed, "pretrain"))
+    model = build_model(study.model, len(study.classes), derive_seed(recipe.seed, "pretrain")).to(device)
     for epoch in range(1, recipe.epochs + 1):
         losses = train_locally(model, training_cells, study, clinic="phantom", round_number=epoch, sums=None)
         on_epoch(epoch, losses["loss"])
-    found = evaluate(model, cells.part("test"), torch.device("cpu"), replicates=0, clinic="phantom")
-    return Pretrained(model, float(balanced_accuracy(found.confusion)))
+    found = evaluate(model, cells.part("test"), device, replicates=0, clinic="phantom")
+    return Pretrained(model.cpu(), float(balanced_accuracy(found.confusion)))
 
 
 def join_cells(parts: Sequence[CellSet]) -> CellSet:

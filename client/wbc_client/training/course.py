@@ -82,8 +82,8 @@ def run_epochs(epochs: Iterable[Iterable[Batch]], step: Step) -> dict[str, float
 
 
 def draw_batch(cells: CellSet, index: Tensor, course: Course, device: torch.device) -> Batch:
-    """The cells of an index, augmented anew."""
-    images = augment(cells.images[index], course.settings.augmentation, course.generator, course.stains)
+    """The cells of an index, augmented anew on the device; what is random is drawn on the generator's."""
+    images = augment(cells.images[index].to(device), course.settings.augmentation, course.generator, course.stains)
     return Batch(as_input(normalise(images), device), cells.allowed[index].to(device), index)
 
 

@@ -92,6 +92,7 @@ def _step(
     optimizer.zero_grad(set_to_none=True)
     _backward(model, loss, batch)
     optimizer.pre_step()  # clips, sums, adds noise
+    _lay_out_as_parameters(model)
     _add_proximal(model, received, proximal_weight)
     optimizer.original_optimizer.step()
     return {}
@@ -107,6 +108,13 @@ def _backward(model: Network, loss: DomainAwareLoss, batch: Batch) -> None:
     # Opacus's hooks warn where no input needs a gradient; filters of warnings are no use where clinics share a process.
     features = model.features(batch.images.requires_grad_())
     loss(features, model.head(features), batch.allowed).total.backward()  # type: ignore[no-untyped-call]
+
+
+def _lay_out_as_parameters(model: Network) -> None:
+    """Opacus's sums are contiguous, the parameters channels last; on a GPU the fused optimiser wants both alike."""
+    for parameter in model.parameters():
+        if parameter.grad is not None and parameter.grad.stride() != parameter.stride():
+            parameter.grad = torch.empty_like(parameter).copy_(parameter.grad)
 
 
 def _add_proximal(model: Network, received: list[Tensor], weight: float) -> None:
