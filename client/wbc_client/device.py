@@ -44,7 +44,7 @@ def describe_device(device: torch.device) -> str:
 def take_share(device: torch.device, share: float) -> None:
     """Let this process use at most a share of a GPU's memory, so that clinics or other programs can have the rest."""
     if device.type == "cuda":
-        torch.cuda.set_per_process_memory_fraction(share, device)
+        torch.cuda.set_per_process_memory_fraction(share, device.index or 0)
 
 
 @contextmanager

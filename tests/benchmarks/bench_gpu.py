@@ -122,8 +122,8 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--turns", type=int, default=3)
     return parser.parse_args()
 
 

@@ -85,7 +85,7 @@ def test_each_worker_has_its_share_of_the_threads() -> None:
     assert torch.get_num_threads() == threads
 
 
-@pytest.mark.parametrize(("threads", "expected"), [(1, (1, 1)), (2, (2, 1)), (8, (2, 4))])
+@pytest.mark.parametrize(("threads", "expected"), [(1, (1, 1)), (2, (2, 1)), (4, (4, 1)), (16, (6, 2)), (64, (6, 4))])
 def test_a_crew_shares_the_threads_of_the_machine(
     monkeypatch: pytest.MonkeyPatch, threads: int, expected: tuple[int, int]
 ) -> None:

@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 
 Result = TypeVar("Result")
 AHEAD = 6
+_MOST_THREADS = 4  # more only wait for each other on operations as short as ours
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,12 @@ class Crew:
 
 
 def crew_for_this_machine() -> Crew:
-    """Two workers that share torch's threads; one where there is one thread, or a GPU, which serves one at a time."""
+    """As many workers as torch has threads, up to `AHEAD`, which share them; one where a GPU serves one at a time."""
     import torch
 
     threads = torch.get_num_threads()
-    workers = 1 if torch.cuda.is_available() or threads < 2 else 2
-    return Crew(workers, threads // workers)
+    workers = 1 if torch.cuda.is_available() else min(threads, AHEAD)
+    return Crew(workers, min(threads // workers, _MOST_THREADS))
 
 
 def results_in_order(jobs: Sequence[Job[Result]], crew: Crew) -> Iterator[Result]:
