@@ -12,6 +12,8 @@ from wbc_common.study import ClinicId
 _CLINIC_FILE = """\
 clinic = "{clinic}"
 study = "study.toml"          # the plan, from the coordinator; a message under another plan is refused
+device = "auto"               # auto takes a GPU where there is one | cpu | cuda | cuda:1
+gpu_share = 1.0               # at most this share of its memory, where other programs use it too
 
 [coordinator]
 address = "{address}"         # the one place this clinic connects to
