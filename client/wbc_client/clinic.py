@@ -13,10 +13,11 @@ import torch
 
 from wbc_client.dataset.cell_set import CellSet
 from wbc_client.dataset.opening import open_cells
-from wbc_client.device import choose_device, compute_reproducibly, keep_freed_memory, take_share
+from wbc_client.device import choose_device, compute_reproducibly, take_share
 from wbc_client.precision import Precision, resolve_precision
 from wbc_client.site import Site, read_site
 from wbc_common.errors import SettingError
+from wbc_common.memory import keep_freed_memory
 from wbc_common.models import Network, network_of
 from wbc_common.study import StudyConfig
 from wbc_common.wire import Arrays

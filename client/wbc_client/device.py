@@ -1,14 +1,11 @@
-"""Which device a clinic computes on, and the switches that make it compute the same twice and not wait for memory."""
+"""Which device a clinic computes on, how it computes the same twice, and what to do when its memory is full."""
 
-import ctypes
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import torch
 
 from wbc_common.errors import DeviceError, SettingError
-
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def choose_device(name: str) -> torch.device:
@@ -72,18 +69,6 @@ def compute_reproducibly() -> None:
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.allow_tf32 = False
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep up to 256 MiB of freed memory for the next step, where it would hand it back after each.
-
-    A step's activations are a few MB each: fetched anew they cost a page fault per 4 kB. Other C libraries are left
-    alone. From then on blocks of 32 MiB or more are always handed back, as glibc does by itself at the most.
-    """
-    with suppress(OSError):
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(_MMAP_THRESHOLD, 32 * 2**20)
-        libc.mallopt(_TRIM_THRESHOLD, 256 * 2**20)
 
 
 def as_input(images: torch.Tensor, device: torch.device) -> torch.Tensor:

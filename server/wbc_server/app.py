@@ -6,6 +6,7 @@ import threading
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from wbc_common.memory import hand_back_freed_memory
 from wbc_common.models import build_model, model_arrays
 from wbc_common.seeds import derive_seed
 from wbc_common.study import StudyConfig
@@ -40,6 +41,7 @@ def main(grid: Grid, context: Context) -> None:
     if deployment is None:
         run_study(grid, folder)
         return
+    hand_back_freed_memory()
     with sole_writer(folder):
         run_study(AttendingGrid(grid, deployment), folder, deployment)
 
@@ -82,8 +84,8 @@ def _run_rounds(grid: Grid, strategy: WbcStrategy) -> None:
     left = study.rounds - book.rounds_done
     if left > 0:
         threading.Thread(target=load_drawing).start()  # while clinics train, not after
-        arrays = book.load(book.rounds_done) if book.rounds_done else initial_model(study)
-        strategy.start(grid, encode_arrays(arrays), num_rounds=left, timeout=strategy.timeout_seconds)
+        first = encode_arrays(book.load(book.rounds_done) if book.rounds_done else initial_model(study))
+        strategy.start(grid, first, num_rounds=left, timeout=strategy.timeout_seconds)
     if book.awaited_round is not None:
         strategy.close(grid, book.load(book.awaited_round))
 
