@@ -24,8 +24,10 @@ def a_study(**evaluation: object) -> StudyConfig:
     return parse_study({"name": "book", "rounds": 5, "clinics": clinics, "evaluation": chosen}, "test")
 
 
-def open_book(folder: Path, **evaluation: object) -> RoundBook:
-    roster = Roster({"east": 1, "north": 2, "west": 3}, {}, ("east", "north"), ("west",))
+ROSTER = Roster({"east": 1, "north": 2, "west": 3}, {}, ("east", "north"), ("west",))
+
+
+def open_book(folder: Path, roster: Roster = ROSTER, **evaluation: object) -> RoundBook:
     return RoundBook(RunFolder(folder), a_study(**evaluation), roster)
 
 
@@ -160,6 +162,23 @@ def test_figures_stand_in_the_line_of_the_round_that_they_are_of(tmp_path: Path)
     )
     assert [entry["round"] for entry in first["refused"]] == [1]
     assert second["refused"] == []
+
+
+def test_a_clinic_that_was_absent_and_is_back_after_a_resume_gives_figures_of_the_round_that_waits(
+    tmp_path: Path,
+) -> None:
+    without_north = Roster({"east": 1, "west": 3}, {}, ("east",), ("west",), absent=("north",))
+    book = open_book(tmp_path, without_north)
+    book.open_round(1)
+    book.keep(model(1))
+    again = open_book(tmp_path)
+    again.open_round(2)
+    again.note_bytes("north", {"update": 100, "evaluation": 10})
+    again.note_evaluation("north", evaluation(GOOD))
+    again.commit()
+    (record,) = journal.read(tmp_path / "rounds.jsonl")
+    assert record["egress"] == {"east": {}, "west": {}, "north": {"evaluation": 10}}
+    assert record["validation"] == {"north": GOOD}
 
 
 def test_while_a_round_waits_the_one_before_it_can_still_be_gone_on_from(tmp_path: Path) -> None:

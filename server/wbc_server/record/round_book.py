@@ -86,7 +86,7 @@ class RoundBook:
     def note_bytes(self, clinic: str, sizes: Mapping[str, int]) -> None:
         """A reply with parts of so many bytes, by stage, arrived, whether or not it counts."""
         for stage, size in sizes.items():
-            total = self._page(stage)["egress"][clinic]
+            total = self._page(stage)["egress"].setdefault(clinic, {})  # it may have been absent when the page began
             total[stage] = total.get(stage, 0) + size
 
     def _page(self, stage: str) -> dict[str, Any]:
