@@ -3,7 +3,8 @@
 Flower's SuperNode leaves with code 0 when its key is refused, so an exit code says nothing: whatever a process of ours
 exits with, it is started again until the command itself ends, after a pause that doubles up to ten seconds. A process
 that runs and answers no health question for a while is ended and started again, too. Each process leads a group of its
-own, so that what it started ends with it, and on Linux the kernel ends it if the command itself is killed.
+own, so that what it started ends with it, and on Linux the kernel ends it if the command itself is killed. Logs may
+name patients' files: only their owner reads them, whatever the umask.
 """
 
 import ctypes
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,7 +125,7 @@ class KeptProcess:
 def spawn(command: Command) -> "subprocess.Popen[bytes]":
     """Start a process that leads a group of its own and writes to its log."""
     command.log.parent.mkdir(parents=True, exist_ok=True)
-    with command.log.open("ab") as output:
+    with open(command.log, "ab", opener=_open_private) as output:
         return subprocess.Popen(
             list(command.arguments),
             env=dict(command.environment),
@@ -135,11 +137,20 @@ def spawn(command: Command) -> "subprocess.Popen[bytes]":
         )
 
 
+def _open_private(path: str, flags: int) -> int:
+    """Open a file that only its owner reads, also one that an earlier version left to others."""
+    file = os.open(path, flags, 0o600)
+    os.fchmod(file, 0o600)
+    return file
+
+
 def _cap(path: Path) -> None:
     """Keep the last part of a log that has grown large as LOG.1, and begin again in the same file."""
-    if path.stat().st_size > _LONGEST_LOG_BYTES:
-        shutil.copyfile(path, path.with_name(path.name + ".1"))
-        os.truncate(path, 0)
+    with suppress(FileNotFoundError):  # someone put it aside
+        if path.stat().st_size > _LONGEST_LOG_BYTES:
+            with path.open("rb") as grown, open(f"{path}.1", "wb", opener=_open_private) as aside:
+                shutil.copyfileobj(grown, aside)
+            os.truncate(path, 0)
 
 
 def end_group(process: "subprocess.Popen[bytes]") -> None:
@@ -156,7 +167,8 @@ def end_group(process: "subprocess.Popen[bytes]") -> None:
 def flower_environment(flower_home: Path, **extra: str) -> dict[str, str]:
     """Environment of Flower's processes: silent, with its own home, our commands first on PATH, loopback unproxied."""
     beside = str(Path(sys.executable).parent)
-    loopback = ",".join(filter(None, [os.environ.get("NO_PROXY", ""), "127.0.0.1,localhost"]))
+    named = [os.environ.get("NO_PROXY"), os.environ.get("no_proxy")]  # some programs read the one, some the other
+    unproxied = ",".join([*filter(None, named), "127.0.0.1,localhost"])
     return {
         **os.environ,
         "PATH": os.pathsep.join([beside, os.environ.get("PATH", os.defpath)]),
@@ -166,8 +178,8 @@ def flower_environment(flower_home: Path, **extra: str) -> dict[str, str]:
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
-        "NO_PROXY": loopback,
-        "no_proxy": loopback,
+        "NO_PROXY": unproxied,
+        "no_proxy": unproxied,
         **extra,
     }
 

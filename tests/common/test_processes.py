@@ -2,6 +2,7 @@
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -94,6 +95,45 @@ def test_a_log_that_grew_large_is_put_aside(tmp_path: Path, monkeypatch: pytest.
     kept.end()
     assert (tmp_path / "log.1").read_text().strip() == "x" * 100
     assert (tmp_path / "log").read_text() == ""
+    assert mode_of(tmp_path / "log.1") == 0o600
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_log_is_its_owners_alone_also_one_that_was_left_to_others(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        for left in (False, True):
+            folder = tmp_path / str(left)
+            folder.mkdir()
+            if left:
+                (folder / "log").touch(0o644)
+            end_group(spawn(command(folder, "pass")))
+            assert mode_of(folder / "log") == 0o600
+    finally:
+        os.umask(before)
+
+
+def test_a_log_that_someone_put_aside_ends_nothing(tmp_path: Path) -> None:
+    kept = KeptProcess(command(tmp_path, "import time; time.sleep(60)"))
+    kept.look()
+    (tmp_path / "log").rename(tmp_path / "aside")
+    kept.look()
+    assert kept.runs
+    kept.end()
+
+
+def test_what_either_spelling_of_no_proxy_names_is_reached_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("no_proxy", ".clinic.example")
+    for asked in ("NO_PROXY", "no_proxy"):
+        assert flower_environment(tmp_path)[asked] == ".clinic.example,127.0.0.1,localhost"
+    monkeypatch.setenv("NO_PROXY", "fl.example.org")
+    assert flower_environment(tmp_path)["no_proxy"] == "fl.example.org,.clinic.example,127.0.0.1,localhost"
 
 
 def test_flowers_processes_are_silent_and_never_ask_a_proxy_for_loopback(tmp_path: Path) -> None:
