@@ -39,6 +39,17 @@ def test_a_log_that_was_put_aside_is_read_from_its_new_beginning(tmp_path: Path)
     assert not watch.in_step()
 
 
+def test_a_log_that_is_gone_says_nothing_and_the_next_one_is_read_from_its_beginning(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("fine\n")
+    watch = StepWatch(log)
+    assert watch.in_step()
+    log.rename(tmp_path / "aside")
+    assert watch.in_step()
+    log.write_text("fine again\n" + LOST)
+    assert not watch.in_step()
+
+
 def test_a_reply_that_came_too_late_for_its_run_leaves_the_node_in_step(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("INFO :      Run ID 7 is not in `RUNNING` status. Ignoring reply message abc.\n")

@@ -8,6 +8,7 @@ Only a new SuperNode process is in step again. It says so in its log, so that is
 compares the words with Flower's.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,11 +29,18 @@ class StepWatch:
 
     def in_step(self) -> bool:
         """False once for each new line that tells of a forgotten message."""
-        if self.log.stat().st_size < self._read:  # the log was put aside
-            self._read = 0
-        with self.log.open("rb") as file:
-            file.seek(self._read)
-            added = file.read()
+        added = self._added()
         whole = added.rfind(b"\n") + 1  # a line that is being written waits for the next look
         self._read += whole
         return not any(words in added[:whole].decode(errors="replace") for words in OUT_OF_STEP)
+
+    def _added(self) -> bytes:
+        try:
+            with self.log.open("rb") as file:
+                if os.fstat(file.fileno()).st_size < self._read:  # the log was emptied
+                    self._read = 0
+                file.seek(self._read)
+                return file.read()
+        except FileNotFoundError:  # it was put aside; a new one is read from its beginning
+            self._read = 0
+            return b""
