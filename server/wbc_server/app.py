@@ -1,6 +1,7 @@
 """The ServerApp: call the roll, run the rounds that are left, measure the selected model, write what was found."""
 
 import json
+import logging
 import threading
 
 from flwr.app import Context
@@ -11,11 +12,12 @@ from wbc_common.models import build_model, model_arrays
 from wbc_common.seeds import derive_seed
 from wbc_common.study import StudyConfig
 from wbc_common.wire import Arrays, encode_arrays
-from wbc_server.cautions import cautions
+from wbc_server.aggregation.weights import backbone_shares
+from wbc_server.cautions import cautions, heavy_cautions
 from wbc_server.events import Cautioned, StudyFinished, StudyStarted, announce
 from wbc_server.exchange.attendance import AttendingGrid, await_clinics
 from wbc_server.exchange.deployment import Deployment, read_deployment, sole_writer
-from wbc_server.exchange.participation import call_roll
+from wbc_server.exchange.participation import Roster, call_roll
 from wbc_server.final.calibration_summary import summarise_calibration
 from wbc_server.final.draws import write_draws
 from wbc_server.final.export import export_model
@@ -29,6 +31,8 @@ from wbc_server.run_folder import RunFolder, locate_run, write_atomically
 from wbc_server.selection import name_export
 from wbc_server.stain_pool import pool_stain
 from wbc_server.strategy import WbcStrategy
+
+log = logging.getLogger(__name__)
 
 app = ServerApp()
 
@@ -55,7 +59,8 @@ def run_study(grid: Grid, folder: RunFolder, deployment: Deployment | None = Non
     check_counts(study, training_counts)
     check_privacy(study, training_counts)
     book = RoundBook(folder, study, roster)
-    for caution in cautions(study):
+    said = [*cautions(study), *heavy_cautions(tell_shares(study, roster))]
+    for caution in said:
         announce(Cautioned(caution))
     pool = pool_stain(grid, study, roster, folder, seconds)
     announce(StudyStarted(book.rounds_done + 1, study.rounds, tuple(roster.nodes)))
@@ -68,7 +73,7 @@ def run_study(grid: Grid, folder: RunFolder, deployment: Deployment | None = Non
     metrics = summarise(study, roster, records, final, selected)
     metrics["calibration"] = summarise_calibration(study, roster, final, fitted)
     metrics["privacy"] = privacy_spent(study, book.epsilon)
-    metrics["cautions"] = cautions(study)
+    metrics["cautions"] = said
     sent = egress([{"egress": book.egress}], roster.described_bytes, final_bytes, pool.sent_bytes or {})
     metrics["egress_bytes"] = _with_validation(sent, fitted)
     export_model(folder, study, arrays, selected)
@@ -77,6 +82,16 @@ def run_study(grid: Grid, folder: RunFolder, deployment: Deployment | None = Non
     write_atomically(folder.metrics, json.dumps(metrics, indent=1, allow_nan=False).encode())
     write_report(folder.path)
     announce(StudyFinished(name_export(selected, study.evaluation.selection)))
+
+
+def tell_shares(study: StudyConfig, roster: Roster) -> dict[str, float]:
+    """Training clinic → its share of the backbone's weight, which the log says beside the cells that give it."""
+    counts = roster.training_counts()
+    shares = dict(zip(roster.train, backbone_shares(counts, study.aggregation).tolist(), strict=True))
+    for clinic, share in shares.items():
+        cells = roster.declared_cells(clinic, "train")
+        log.info("%s declares %d training cells: %.1f %% of the backbone's weight", clinic, cells, 100 * share)
+    return shares
 
 
 def _run_rounds(grid: Grid, strategy: WbcStrategy) -> None:
@@ -94,7 +109,7 @@ def _nodes(grid: Grid, study: StudyConfig, deployment: Deployment | None) -> dic
     if deployment is None:
         return None
     wanted = (*study.clinics.train, *study.clinics.held_out)
-    return await_clinics(grid, deployment.clinics(), wanted, 60 * study.participation.join_minutes)
+    return await_clinics(grid, deployment.clinics, wanted, 60 * study.participation.join_minutes)
 
 
 def _with_validation(sent: dict[str, dict[str, int]], fitted: Fitted | None) -> dict[str, dict[str, int]]:

@@ -1,4 +1,9 @@
-"""What a reader of a study must know because of its settings: said at start, kept in metrics.json and the report."""
+"""What a reader of a study must know: said at start, kept in metrics.json and the report.
+
+Most follow from the plan; that one clinic outweighs all others follows from what clinics declare.
+"""
+
+from collections.abc import Mapping
 
 from wbc_common.study import StudyConfig
 
@@ -13,10 +18,26 @@ _PRIVACY = (
     "which leave without noise, and protects a patient with several cells less."
 )
 
+_HALF = 0.5 + 1e-9  # two clinics of the same weight have half each, off by rounding
+_HEAVY = (
+    "By the cells it declared, {clinic} has {percent:.1f} % of the backbone's weight: it outweighs all other training "
+    "clinics together. aggregation.max_share caps a clinic's share."
+)
+
 
 def cautions(study: StudyConfig) -> list[str]:
     """One or two sentences for each setting that needs them."""
     return [*_robust(study), *_privacy(study)]
+
+
+def heavy_cautions(shares: Mapping[str, float]) -> list[str]:
+    """A sentence where one of several training clinics has more than half of the backbone's weight.
+
+    Args:
+        shares: training clinic → its share.
+    """
+    heavy = [(clinic, share) for clinic, share in shares.items() if share > _HALF and len(shares) > 1]
+    return [_HEAVY.format(clinic=clinic, percent=100 * share) for clinic, share in heavy]
 
 
 def _robust(study: StudyConfig) -> list[str]:

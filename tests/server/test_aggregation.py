@@ -14,6 +14,7 @@ from wbc_server.aggregation.pieces import PIECE
 from wbc_server.aggregation.weighted_sum import WeightedSum
 from wbc_server.aggregation.weights import (
     apply_step,
+    backbone_shares,
     backbone_weights,
     cap_shares,
     fedavg_weights,
@@ -380,3 +381,11 @@ def test_each_head_row_is_capped_by_itself():
 def test_uniform_weighs_every_clinic_the_same_for_every_row() -> None:
     weights = plan_weights(np.array([[900.0, 0], [1, 9]]), AggregationSettings(rule="uniform"))
     assert (weights.backbone.tolist(), weights.head.tolist()) == ([1, 1], [[1, 1], [1, 1]])
+
+
+def test_shares_of_the_backbone_are_those_of_the_weights_and_equal_under_an_order_statistic():
+    counts = np.array([[6.0, 0], [2, 2]])
+    # FedAvg: 6 and 4 cells. Class-count-aware, alpha 1: a = (5/8, 5/2), so 6·5/8 and 2·5/8 + 2·5/2.
+    assert backbone_shares(counts, AggregationSettings(rule="fedavg")).tolist() == [0.6, 0.4]
+    assert backbone_shares(counts, AggregationSettings(alpha=1.0)).tolist() == [0.375, 0.625]
+    assert backbone_shares(counts, AggregationSettings(robust="krum")).tolist() == [0.5, 0.5]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 
 from wbc_common.errors import ConnectionFailure, UpdateRefused
 from wbc_common.study import StudyConfig, parse_study
@@ -81,8 +81,10 @@ def test_a_clinic_that_reports_an_error_is_missing() -> None:
         np.ones((3, 5)) * np.inf,
         -np.ones((3, 5)),
         np.ones(5),
+        np.full((3, 5), 2.1e7),
+        np.full((3, 5), 1e308),
     ],
-    ids=["two splits", "four classes", "nan", "infinite", "negative", "one axis"],
+    ids=["two splits", "four classes", "nan", "infinite", "negative", "one axis", "too many", "far too many"],
 )
 def test_a_malformed_description_does_not_count(counts: np.ndarray) -> None:
     with pytest.raises(ConnectionFailure, match="no usable answer from east"):
@@ -143,3 +145,15 @@ def test_an_error_reply_has_no_content_to_use() -> None:
     (message,) = instruct(Task("describe", "plan"), roster, ("east",))
     with pytest.raises(UpdateRefused, match=r"the clinic reports an error: data \(reference 00ff\)"):
         content_of(fails(message))
+
+
+def test_an_error_reason_is_one_line_of_printable_signs_and_cut() -> None:
+    roster = roll(says("west"), says("north"), says("east"))
+    (message,) = instruct(Task("describe", "plan"), roster, ("east",))
+    reason = "data\r\n\x1b[31mround 9: all is well\u202e" + "x" * 10_000
+    with pytest.raises(UpdateRefused) as caught:
+        content_of(Message(Error(1000, reason), reply_to=message))
+    problem = caught.value.problem
+    assert problem.startswith("the clinic reports an error: data [31mround 9: all is well xxx")
+    assert problem.isprintable()
+    assert len(problem) == len("the clinic reports an error: ") + 200

@@ -111,6 +111,15 @@ def plan_weights(counts: Float64s, settings: AggregationSettings) -> Weights:
     return Weights(cap_shares(weights.backbone, settings.max_share), cap_shares(weights.head, settings.max_share))
 
 
+def backbone_shares(counts: Float64s, settings: AggregationSettings) -> Float64s:
+    """Each clinic's share of the backbone's weight [K], from class counts [K, C]; equal under an order statistic."""
+    if settings.robust != "none":
+        return np.full(len(counts), 1 / len(counts))
+    weights = plan_weights(counts, settings).backbone
+    shares: Float64s = weights / weights.sum() if weights.any() else weights
+    return shares
+
+
 def apply_step(
     model: Mapping[str, np.ndarray], mean_delta: Mapping[str, Float64s], step_size: float
 ) -> dict[str, np.ndarray]:

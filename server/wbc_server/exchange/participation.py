@@ -17,6 +17,9 @@ from wbc_server.exchange.attendance import AWAY_CODE, LATE_CODE
 
 log = logging.getLogger(__name__)
 
+_MOST_CELLS = 1e8  # a split; weights come from declared cells, and no clinic has labelled so many
+_REASON_LENGTH = 200
+
 
 @dataclass(frozen=True)
 class Roster:
@@ -77,13 +80,18 @@ def content_of(reply: Message) -> RecordDict:
         ClinicAbsent: there was no answer in time.
         UpdateRefused: the clinic reports an error instead.
     """
-    if reply.has_error() and reply.error.code in (LATE_CODE, AWAY_CODE):
-        raise ClinicAbsent(str(reply.error.reason), remedy="look into the clinic's own log and its connection")
-    if reply.has_error():
-        raise UpdateRefused(
-            f"the clinic reports an error: {reply.error.reason}", remedy="look into the clinic's own log"
-        )
-    return reply.content
+    if not reply.has_error():
+        return reply.content
+    reason = one_line(str(reply.error.reason))
+    if reply.error.code in (LATE_CODE, AWAY_CODE):
+        raise ClinicAbsent(reason, remedy="look into the clinic's own log and its connection")
+    raise UpdateRefused(f"the clinic reports an error: {reason}", remedy="look into the clinic's own log")
+
+
+def one_line(text: str) -> str:
+    """What a clinic says, as it may stand in a log, a terminal and a report: printable, on one line, and cut."""
+    shown = " ".join("".join(sign if sign.isprintable() else " " for sign in text[: 2 * _REASON_LENGTH]).split())
+    return shown if len(shown) <= _REASON_LENGTH else f"{shown[: _REASON_LENGTH - 1]}…"
 
 
 def call_roll(grid: Grid, study: StudyConfig, timeout_seconds: float, nodes: Mapping[int, str] | None = None) -> Roster:
@@ -129,15 +137,22 @@ def _description(reply: Message, study: StudyConfig) -> Description | None:
         description = decode_description(content_of(reply))
         study.role(description.clinic)
     except WbcError as error:
-        log.warning("node %d left out: %s", reply.metadata.src_node_id, error.problem)
+        log.warning("node %d left out: %s", reply.metadata.src_node_id, one_line(error.problem))
         return None
-    counts = description.class_counts
-    if counts.shape != (3, len(study.classes)) or not np.isfinite(counts).all() or (counts < 0).any():
-        log.warning(
-            "clinic %s left out: its class counts are not 3 × %d counts", description.clinic, len(study.classes)
-        )
+    fault = _fault(description.class_counts, len(study.classes))
+    if fault is not None:
+        log.warning("clinic %s left out: its class counts %s", description.clinic, fault)
         return None
     return description
+
+
+def _fault(counts: NDArray[np.float64], num_classes: int) -> str | None:
+    """What is wrong with declared class counts, or None."""
+    if counts.shape != (3, num_classes) or not np.isfinite(counts).all() or (counts < 0).any():
+        return f"are not 3 × {num_classes} counts"
+    with np.errstate(over="ignore"):  # a sum that is infinite is too large
+        largest = float(counts.sum(axis=1).max())
+    return None if largest <= _MOST_CELLS else f"hold {largest:.3g} cells in a split, expected at most {_MOST_CELLS:g}"
 
 
 def _is_itself(reply: Message, description: Description, nodes: Mapping[int, str] | None) -> bool:
