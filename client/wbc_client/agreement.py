@@ -1,8 +1,9 @@
 """Whether a task is one that the approved plan foresees: the plan binds the coordinator.
 
-What a coordinator chooses freely is the model's values. Kind, round, split, number of bootstrap draws, and names,
-shapes and types of the arrays follow from the plan; anything else is refused before a cell is looked at. Local epochs,
-losses and rates are never in a message: the clinic reads them from its own copy of the plan.
+What a coordinator chooses freely is the model's values. Kind, round, the split that this clinic's role has measured,
+number of bootstrap draws, when calibration counts are due, and names, shapes and types of the arrays follow from the
+plan; anything else is refused before a cell is looked at. Local epochs, losses and rates are never in a message: the
+clinic reads them from its own copy of the plan. How often a task is sent is not bound: one that got lost is sent again.
 """
 
 from collections.abc import Mapping
@@ -12,17 +13,18 @@ import numpy as np
 
 from wbc_common.errors import PolicyError
 from wbc_common.models import build_model, model_arrays
-from wbc_common.study import ModelSettings, StudyConfig
+from wbc_common.study import ModelSettings, Role, StudyConfig
 from wbc_common.wire import CalibrationRequest, Task
 
 Form = Mapping[str, tuple[tuple[int, ...], np.dtype[np.generic]]]
 
 
-def check_task(task: Task, study: StudyConfig) -> None:
-    """Refuse a task that the plan does not foresee.
+def check_task(task: Task, study: StudyConfig, clinic: str) -> None:
+    """Refuse a task that the plan does not foresee for this clinic.
 
     Raises:
-        PolicyError: another plan, a round past its end, more draws than agreed, other arrays than its model's.
+        PolicyError: another plan, a round past its end, cells that this clinic's role has not measured, final figures
+            before the end, more draws than agreed, other arrays than its model's.
     """
     if task.study_hash != study.hash:
         raise PolicyError(
@@ -31,6 +33,10 @@ def check_task(task: Task, study: StudyConfig) -> None:
         )
     if task.round_number > study.rounds:
         raise _outside(f"round {task.round_number}", f"rounds up to {study.rounds}")
+    if task.kind in ("train", "evaluate") and task.round_number < 1:
+        raise _outside(f"round {task.round_number}", "rounds from 1")
+    if task.kind == "evaluate":
+        _check_measuring(task, study, study.role(clinic))
     if task.replicates > study.evaluation.bootstrap_replicates:
         raise _outside(f"{task.replicates} bootstrap draws", f"up to {study.evaluation.bootstrap_replicates}")
     form = model_form(study.model, len(study.classes))
@@ -46,8 +52,18 @@ def check_task(task: Task, study: StudyConfig) -> None:
         _check_totals(task, classes=len(study.classes), features=form["head.weight"][0][1])
     if task.prediction_bias is not None:
         _check_bias(task.prediction_bias, study, form)
-    if task.kind == "train" and (task.replicates or task.calibration is not None):
+    if task.kind == "train" and (task.replicates or task.calibration is not None or task.averaged):
         raise _outside("bootstrap draws or calibration counts beside an update", "plain counts of the received model")
+
+
+def _check_measuring(task: Task, study: StudyConfig, role: Role) -> None:
+    """A training clinic's training cells are never measured: DP-SGD's budget would not cover their counts."""
+    splits = ("val", "test") if role == "train" else ("all",)
+    if task.split not in splits:
+        raise _outside(f"a measurement of '{task.split}' cells", f"{' or '.join(splits)} at a clinic with this role")
+    is_final = task.split == "test" or task.replicates > 0 or task.calibration is not None or task.averaged
+    if is_final and task.round_number != study.rounds:
+        raise _outside(f"final figures in round {task.round_number}", f"those after round {study.rounds} alone")
 
 
 @lru_cache(maxsize=8)

@@ -9,6 +9,7 @@ log under that reference.
 import logging
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -37,15 +38,16 @@ def answer_records(clinic: Callable[[], Path], records: Callable[[], RecordDict]
         clinic: finds the clinic file; it may refuse.
         records: reads the message's records; it may refuse.
     """
+    opened: Clinic | None = None
     try:
         opened = open_clinic(clinic())
         task = decode_task(records())
-        check_task(task, opened.study)
+        check_task(task, opened.study, opened.site.clinic)
         reply = encode_reply(perform(opened, task))
         _let_out(opened, task, reply)
         return reply
     except Exception as error:
-        return _refusal(error)
+        return _refusal(error, opened)
 
 
 def check_records(kind: TaskKind, records: RecordDict) -> None:
@@ -65,11 +67,17 @@ def check_records(kind: TaskKind, records: RecordDict) -> None:
 def _let_out(clinic: Clinic, task: Task, records: RecordDict) -> None:
     check_records(task.kind, records)
     sizes = {name: int(record.count_bytes()) for name, record in records.items()}
-    enter(clinic.site.state_dir, Departure(task.kind, task.round_number, sizes))
+    enter(clinic.site.state_dir, Departure(task.kind, task.round_number, sizes, clinic.study.hash))
 
 
-def _refusal(error: Exception) -> Error:
+def _refusal(error: Exception, clinic: Clinic | None) -> Error:
+    """An error's kind and reference, entered into the ledger where there is one: a full disk does not silence it."""
     reference = secrets.token_hex(4)
     kind = error.kind if isinstance(error, WbcError) else WbcError.kind
     log.error("task failed (reference %s): %s", reference, error, exc_info=not isinstance(error, WbcError))
-    return encode_error(kind, reference)
+    answer = encode_error(kind, reference)
+    if clinic is not None:
+        departure = Departure("error", 0, {"kind-and-reference": len(answer.reason or "")}, clinic.study.hash)
+        with suppress(OSError):
+            enter(clinic.site.state_dir, departure)
+    return answer

@@ -106,7 +106,7 @@ def approve(
     typer.echo(f"plan hash: {study.hash}", err=as_json)
     if not yes and not typer.confirm("Does this clinic agree?", err=as_json):
         raise PolicyError("the plan is not approved", remedy="talk to the coordinator; approve a plan you agree to")
-    plan = approve_plan(site)
+    plan = approve_plan(site, study)
     typer.echo(
         json.dumps({"clinic": site.clinic, "plan": plan, "approved": True}) if as_json else "approved and signed"
     )

@@ -1,6 +1,6 @@
 """Predicting for a known case mix: logits + τ·log π_target, put into the head's bias (docs/method.md §1).
 
-Training never sees it: the global model stays balanced, and the model that clinics evaluate and that is exported gets
+Training never sees it: the global model stays as it is, and the model that clinics evaluate and that is exported gets
 the offset. As the bias carries it, nothing but the model has to travel, and whoever uses the file predicts the same.
 """
 
@@ -33,7 +33,7 @@ def check_counts(study: StudyConfig, training_counts: Mapping[str, NDArray[np.fl
 
 
 def for_prediction(model: Arrays, study: StudyConfig, class_counts: NDArray[np.float64]) -> Arrays:
-    """The model that predicts under the plan's case mix; the model itself where that is the balanced one.
+    """The model that predicts under the plan's case mix; the model itself where plain logits are to predict.
 
     Args:
         model: the global model's arrays.
@@ -63,16 +63,13 @@ def target_prior(study: StudyConfig, class_counts: NDArray[np.float64]) -> NDArr
 def source_prior(study: StudyConfig, class_counts: NDArray[np.float64]) -> NDArray[np.float64]:
     """The case mix [C] that the exported model's posteriors assume, for the prior-shift correction on site.
 
-    Logit-adjusted training leaves posteriors under equal shares, which `prediction_prior` then tilts; other losses
-    leave those of the training federation.
+    A loss adjusted by τ·log π leaves logits that assume π^(1−τ): equal shares at τ = 1, the training federation's at
+    τ = 0, as every other loss does. `prediction_prior` tilts that by π_target to the power of its own strength.
     """
-    num_classes = len(class_counts)
-    if study.loss.classification != "logit-adjusted" or study.loss.tau == 0:
-        smoothed: NDArray[np.float64] = (class_counts + study.loss.kappa / num_classes) / (
-            class_counts.sum() + study.loss.kappa
-        )
-        return smoothed
-    if study.evaluation.prediction_prior == "balanced":
-        return np.full(num_classes, 1 / num_classes)
-    tilted: NDArray[np.float64] = target_prior(study, class_counts) ** study.evaluation.prediction_tau
-    return np.asarray(tilted / tilted.sum())
+    num_classes, kappa = len(class_counts), study.loss.kappa
+    training = (class_counts + kappa / num_classes) / (class_counts.sum() + kappa)
+    tau = study.loss.tau if study.loss.classification == "logit-adjusted" else 0.0
+    assumed: NDArray[np.float64] = training ** (1 - tau)
+    if study.evaluation.prediction_prior != "balanced":
+        assumed = assumed * target_prior(study, class_counts) ** study.evaluation.prediction_tau
+    return np.asarray(assumed / assumed.sum())

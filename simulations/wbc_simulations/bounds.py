@@ -28,7 +28,7 @@ from wbc_client.evaluation.counting import count
 from wbc_client.evaluation.stain_averaging import predict_averaged
 from wbc_client.predict import load_model
 from wbc_common.errors import SettingError
-from wbc_common.seeds import numpy_generator
+from wbc_common.seeds import derive_seed, numpy_generator
 from wbc_common.study import ClinicSettings, StudyConfig, parse_study, write_study
 from wbc_common.wire import Evaluation
 from wbc_server.exchange.participation import Roster
@@ -204,7 +204,9 @@ def _cross_fitted(name: str, cells: CellSet, study: StudyConfig, folder: RunFold
         logits[folds == fold] = predict_averaged(
             model, cells.images[folds == fold], torch.device("cpu"), draws=study.evaluation.stain_draws
         )
-    return count(logits, cells, replicates=study.evaluation.bootstrap_replicates, clinic=name)
+    return count(
+        logits, cells, replicates=study.evaluation.bootstrap_replicates, draw_seed=derive_seed("bootstrap", name)
+    )
 
 
 def _write_figures(

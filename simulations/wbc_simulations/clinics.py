@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from wbc_client.dataset.cell_set import CellSet
 from wbc_client.dataset.packed import packed_metadata, write_packed
 from wbc_client.dataset.splits import assign_splits
+from wbc_client.state.draw_seed import keep_bootstrap_seed
 from wbc_common.cells import CLASSES_13, Registry
 from wbc_common.errors import SettingError
 from wbc_common.seeds import derive_seed, numpy_generator
@@ -32,6 +33,7 @@ def write_clinics(experiment: Experiment, study: StudyConfig, run: Path) -> Path
     for name, data in _data_of_clinics(experiment, study).items():
         values = {"clinic": name, "study": "../study.toml", "state_dir": f"../sites/{name}", "data": data}
         (folder / f"{name}.toml").write_bytes(tomli_w.dumps(values).encode())
+        keep_bootstrap_seed(run / "sites" / name, derive_seed("bootstrap", name))
     return folder
 
 

@@ -104,7 +104,7 @@ def pretrain(recipe: Recipe, on_epoch: Callable[[int, float], None]) -> Pretrain
     for epoch in range(1, recipe.epochs + 1):
         losses = train_locally(model, training_cells, study, clinic="phantom", round_number=epoch, sums=None)
         on_epoch(epoch, losses["loss"])
-    found = evaluate(model, cells.part("test"), device, replicates=0, clinic="phantom")
+    found = evaluate(model, cells.part("test"), device, replicates=0, draw_seed=0)
     return Pretrained(model.cpu(), float(balanced_accuracy(found.confusion)))
 
 

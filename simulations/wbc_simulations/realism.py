@@ -139,7 +139,9 @@ def _transfer(
     trained = pretrain(recipe, on_epoch=lambda epoch, loss: None)
     scores = {}
     for name, cells in clinics.items():
-        found = evaluate(trained.model, cells, torch.device("cpu"), replicates=REPLICATES, clinic=name)
+        found = evaluate(
+            trained.model, cells, torch.device("cpu"), replicates=REPLICATES, draw_seed=derive_seed("bootstrap", name)
+        )
         draws = balanced_accuracy(found.replicates, found.confusion)
         scores[name] = (float(balanced_accuracy(found.confusion)), draws)
     listed = ", ".join(f"{name} {value:.2f}" for name, (value, _) in scores.items())

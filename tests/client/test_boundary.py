@@ -1,6 +1,7 @@
 """The one door out: what passes, what does not, and what is written down."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def test_of_an_error_only_its_kind_and_a_reference_leave(
 
 
 def test_nothing_leaves_that_the_ledger_could_not_hold(run: RunFolder) -> None:
-    (run.path / "sites").mkdir()
+    shutil.rmtree(run.path / "sites" / "east")
     (run.path / "sites" / "east").write_text("a file where the ledger's folder should be")
     assert ask(run, "describe").has_error()
 
@@ -73,7 +74,8 @@ def test_nothing_leaves_that_the_ledger_could_not_hold(run: RunFolder) -> None:
 def test_another_plan_is_refused_as_policy(run: RunFolder) -> None:
     reply = ask(run, "describe", "0" * 64)
     assert (reply.error.reason or "").startswith("policy ")
-    assert not (run.path / "sites" / "east" / LEDGER_NAME).exists()
+    (left,) = read_departures(run.path / "sites" / "east")
+    assert (left.task, list(left.records)) == ("error", ["kind-and-reference"])
 
 
 @pytest.mark.parametrize(
@@ -90,4 +92,4 @@ def test_a_reply_holds_exactly_the_records_of_its_kind(change: Callable[[set[str
 def test_the_ledger_counts_bytes_and_holds_no_content(run: RunFolder) -> None:
     ask(run, "describe")
     (line,) = (run.path / "sites" / "east" / LEDGER_NAME).read_text().splitlines()
-    assert set(json.loads(line)) == {"time", "task", "round_number", "records", "bytes"}
+    assert set(json.loads(line)) == {"time", "task", "round_number", "records", "plan", "bytes"}

@@ -27,16 +27,25 @@ def test_a_plan_runs_once_it_is_approved_and_no_longer_once_it_changes(tmp_path:
     site = clinic(tmp_path)
     with pytest.raises(PolicyError, match="none is approved"):
         check_approved(site)
-    assert approve_plan(site) == site.read_study().hash
+    assert approve_plan(site, site.read_study()) == site.read_study().hash
     check_approved(site)
     write_study(parse_study({**PLAN, "rounds": 5}, "test"), tmp_path / "study.toml")
     with pytest.raises(PolicyError, match="not approved"):
         check_approved(site)
 
 
+def test_what_is_signed_is_what_was_shown(tmp_path: Path) -> None:
+    site = clinic(tmp_path)
+    shown = site.read_study()
+    write_study(parse_study({**PLAN, "rounds": 5}, "test"), tmp_path / "study.toml")  # while the person reads
+    assert approve_plan(site, shown) == shown.hash
+    with pytest.raises(PolicyError, match="not approved"):
+        check_approved(site)
+
+
 def test_an_approval_that_nobody_signed_does_not_count(tmp_path: Path) -> None:
     site = clinic(tmp_path)
-    approve_plan(site)
+    approve_plan(site, site.read_study())
     path = site.state_dir / "approved.json"
     forged = json.loads(path.read_text()) | {"signature": "AAAA"}
     path.write_text(json.dumps(forged))
@@ -69,6 +78,7 @@ def test_the_plan_in_plain_words_says_what_runs_and_what_leaves(tmp_path: Path) 
     shares = "\n".join(plain_words(site, site.read_study()))
     assert "model updates (int8)" in shares
     assert "sums of features by class, sums of stain statistics" in shares
+    assert "own head" not in shares
     assert "sums of features" not in "\n".join(plain_words(held_out, site.read_study()))
 
 

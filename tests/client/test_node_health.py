@@ -66,7 +66,7 @@ def test_the_state_file_is_written_when_the_state_changes_and_touched_while_it_d
 
 
 def test_a_second_node_of_a_clinic_is_refused(site: Site, tmp_path: Path) -> None:
-    approve_plan(site)
+    approve_plan(site, site.read_study())
     with only_node(site):
         assert exit_of("start", str(tmp_path / "clinic.toml")) == 2
         with pytest.raises(SettingError, match="munich runs"), only_node(site):

@@ -5,7 +5,7 @@ import pytest
 
 from wbc_common.errors import SettingError
 from wbc_common.study import StudyConfig, parse_study
-from wbc_server.prediction import check_counts, for_prediction, target_prior
+from wbc_server.prediction import check_counts, for_prediction, source_prior, target_prior
 
 COUNTS = np.array([700.0, 200, 100, 0, 0])
 
@@ -46,3 +46,26 @@ def test_a_prior_without_a_cell_behind_it_is_refused_by_name() -> None:
     with pytest.raises(SettingError, match="works on class counts, and b declares no training cell"):
         check_counts(a_study(), {"a": COUNTS, "b": 0 * COUNTS})
     check_counts(a_study(), {"a": COUNTS, "b": COUNTS})
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("evaluation", [{}, {"prediction_prior": "training", "prediction_tau": 0.3}])
+def test_posteriors_of_the_exported_model_are_those_under_the_source_prior(
+    tau: float, evaluation: dict[str, object]
+) -> None:
+    study = a_study(**evaluation)
+    study = study.model_copy(update={"loss": study.loss.model_copy(update={"tau": tau})})
+    training = (COUNTS + 0.2) / 1001
+    likelihood = np.array([0.1, 0.3, 0.2, 0.5, 0.4])  # p(x | y) of one image
+    # What a network reaches whose training loss adds τ·log π to its logits: log p(y | x) − τ·log π.
+    logits = np.log(training * likelihood) - tau * np.log(training)
+    model = {"head.bias": logits.astype(np.float64)}
+    predicted = np.exp(for_prediction(model, study, COUNTS)["head.bias"])
+    under = source_prior(study, COUNTS) * likelihood
+    np.testing.assert_allclose(predicted / predicted.sum(), under / under.sum())
+
+
+def test_a_loss_without_adjustment_assumes_the_training_mix() -> None:
+    study = a_study()
+    plain = study.model_copy(update={"loss": study.loss.model_copy(update={"classification": "cross-entropy"})})
+    np.testing.assert_allclose(source_prior(plain, COUNTS), (COUNTS + 0.2) / 1001)

@@ -12,7 +12,6 @@ from wbc_client.features import predict
 from wbc_client.precision import Precision
 from wbc_common.confusion import bootstrap_confusions, confusion_matrix, draw_group_weights
 from wbc_common.models import Network
-from wbc_common.seeds import numpy_generator
 from wbc_common.wire import Evaluation
 
 
@@ -22,26 +21,26 @@ def evaluate(
     device: torch.device,
     *,
     replicates: int,
-    clinic: str,
+    draw_seed: int,
     precision: Precision = "fp32",
 ) -> Evaluation:
     """Confusion counts of a model on a clinic's cells, with `replicates` bootstrap draws of patients.
 
-    The draws depend on the clinic alone, not on model, seed or round: two models measured on the same cells are
-    compared on the same draws (paired bootstrap, docs/method.md §5.5).
+    The draws depend on `draw_seed` and the cells alone, not on model, study or round: two models measured on the same
+    cells are compared on the same draws (paired bootstrap, docs/method.md §5.5).
     """
     logits = predict(model, cells.images, device, precision=precision)
-    return count(logits, cells, replicates=replicates, clinic=clinic)
+    return count(logits, cells, replicates=replicates, draw_seed=draw_seed)
 
 
-def count(logits: torch.Tensor, cells: CellSet, *, replicates: int, clinic: str) -> Evaluation:
+def count(logits: torch.Tensor, cells: CellSet, *, replicates: int, draw_seed: int) -> Evaluation:
     """The counts of `evaluate` from logits [N, C] of the cells."""
     predicted = logits.argmax(dim=1)
     exact = cells.exact
     true, guess = cells.labels[exact].numpy(), predicted[exact].numpy()
     num_classes = cells.allowed.shape[1]
     _, groups = np.unique(cells.groups[exact].numpy(), return_inverse=True)
-    draws = draw_group_weights(int(groups.max(initial=-1)) + 1, replicates, numpy_generator("bootstrap", clinic))
+    draws = draw_group_weights(int(groups.max(initial=-1)) + 1, replicates, np.random.default_rng(draw_seed))
     return Evaluation(
         confusion=confusion_matrix(true, guess, num_classes),
         replicates=bootstrap_confusions(true, guess, groups, num_classes=num_classes, weights=draws),

@@ -12,6 +12,7 @@ from wbc_client.evaluation.calibration import correct_prior_shift, count_calibra
 from wbc_client.evaluation.counting import count
 from wbc_client.evaluation.stain_averaging import predict_averaged
 from wbc_client.personal import fit_personal_head, keep_head
+from wbc_client.state.draw_seed import bootstrap_seed
 from wbc_client.training.virtual_stains import VirtualStains
 from wbc_common.confusion import confusion_matrix
 from wbc_common.errors import MessageError
@@ -24,7 +25,8 @@ def measure(clinic: Clinic, cells: CellSet, task: Task, arrays: Arrays) -> Evalu
     settings = clinic.study.evaluation
     logits = _logits(clinic, clinic.model(arrays), cells, averaged=task.averaged)
     replicates = min(task.replicates, settings.bootstrap_replicates)
-    found = count(logits, cells, replicates=replicates, clinic=clinic.site.clinic)
+    draw_seed = bootstrap_seed(clinic.site.state_dir) if replicates else 0
+    found = count(logits, cells, replicates=replicates, draw_seed=draw_seed)
     if task.calibration is None or not settings.calibration:
         return found
     return _with_calibration(found, logits, cells, task.calibration)
@@ -37,7 +39,7 @@ def measure_personal_head(
     model, name = clinic.model(arrays), clinic.site.clinic
     fit_personal_head(model, training, clinic.study, clinic=name, stains=stains)
     keep_head(model, clinic.site.state_dir, clinic.study)
-    return count(_logits(clinic, model, cells, averaged=True), cells, replicates=0, clinic=name).confusion
+    return count(_logits(clinic, model, cells, averaged=True), cells, replicates=0, draw_seed=0).confusion
 
 
 def _logits(clinic: Clinic, model: Network, cells: CellSet, *, averaged: bool) -> Tensor:

@@ -16,13 +16,13 @@ from wbc_common.study import StudyConfig
 _NAME = "approved.json"
 
 
-def approve_plan(site: Site) -> str:
-    """Sign the hash of the plan as it is now and keep it; returns the hash.
+def approve_plan(site: Site, study: StudyConfig) -> str:
+    """Sign the hash of the plan that was shown, whatever its file holds by now, and keep it; returns the hash.
 
     Raises:
-        SettingError: the plan or the key cannot be used.
+        SettingError: the key cannot be used.
     """
-    plan = site.read_study().hash
+    plan = study.hash
     key = read_private_key(site.node().key)
     values = {
         "clinic": site.clinic,
@@ -78,15 +78,22 @@ def plain_words(site: Site, study: StudyConfig) -> list[str]:
 
 def _leaves(clinic: str, study: StudyConfig) -> list[str]:
     """Each kind of content that the plan lets leave this clinic."""
+    by_probability = ["counts of cells and sums of errors by predicted probability, confusion counts for another mix"]
     counts = [
-        "class counts",
-        f"confusion counts, with {study.evaluation.bootstrap_replicates} bootstrap draws at the end",
-        "counts of cells and sums of errors by predicted probability",
+        "its name and class counts",
+        f"confusion counts, at the end summed over {study.evaluation.bootstrap_replicates} secret draws of patients",
+        *(by_probability if study.evaluation.calibration else []),
+        "the kind of an error and a reference to this clinic's log",
     ]
     if study.role(clinic) != "train":
         return counts
-    losses = " with their mean losses" if study.privacy.mode == "none" else ""
-    updates = f"model updates ({study.transport.update_precision}){losses}"
+    if clinic in study.personal.clinics:
+        counts.append("confusion counts of its own head")
+    beside = "mean losses" if study.privacy.mode == "none" else "the ε spent"
+    updates = (
+        f"model updates ({study.transport.update_precision}) with {beside}, class counts, number of cells, seconds and "
+        "arithmetic"
+    )
     aligns = any(study.shares_sums(number) for number in range(1, study.rounds + 1))
     sums = ["sums of features by class"] if aligns else []
     stains = ["sums of stain statistics"] if study.pools_stain else []

@@ -17,11 +17,12 @@ LEDGER_NAME = "egress.jsonl"
 
 @dataclass(frozen=True)
 class Departure:
-    """One reply that left: the task it answers, its round, and bytes by record name."""
+    """One reply that left: the task it answers ("error" for a refusal), its round, bytes by record name, the plan."""
 
     task: str
     round_number: int
     records: dict[str, int]
+    plan: str = ""
 
     @property
     def num_bytes(self) -> int:
@@ -59,7 +60,7 @@ def read_departures(folder: Path) -> list[Departure]:
 def _departure(path: Path, number: int, line: str) -> Departure:
     try:
         values = json.loads(line)
-        return Departure(values["task"], values["round_number"], values["records"])
+        return Departure(values["task"], values["round_number"], values["records"], values.get("plan", ""))
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"ledger {path}, line {number} is damaged (a disk that was full, or an edit)",

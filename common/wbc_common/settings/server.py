@@ -38,9 +38,10 @@ class EvaluationSettings(Settings):
     Attributes:
         selection: which model is exported: the round that did best on validation cells, the last one, or `average`: the
             mean of the models of the last third of the rounds (SWA, Izmailov et al. 2018).
-        prediction_prior: what predictions assume about the case mix: `balanced` (plain logits, what macro-F1 rewards),
-            `training` (the training federation's own mix), or class → share of a known one.
-        prediction_tau: strength of that prior, between balanced (0) and prevalence-weighted (1) prediction.
+        prediction_prior: the case mix that logits are moved towards before they predict: `balanced` (plain logits,
+            which macro-F1 rewards), `training` (the training federation's own), or class → share of a known one.
+        prediction_tau: by how much, τ_p·log π. Plain logits of a loss adjusted by τ assume π^(1−τ): equal shares at
+            τ = 1, half-way at 0.5, so that with `training` τ_p = τ predicts for the training federation's mix.
         stain_draws: predictions of the finished model are averaged over this many versions of each image beside itself,
             in other stains and turned or mirrored; 0 looks at the image once, as rounds do.
         calibration: let clinics send counts in shared bins of probability at the end (docs/method.md §5.4).
