@@ -1,6 +1,7 @@
 """No code travels: a clinic runs what it installed, whatever bundle comes."""
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -8,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from wbc_client.node.guard import check_bundle, write_launcher
+from wbc_client.node.guard import CLIENT_APP, check_bundle, guarded_path, write_launcher
 from wbc_client.node.serving import install_bundle
 from wbc_common.bundle import Bundle, build_bundle
-from wbc_common.errors import PolicyError
+from wbc_common.errors import PolicyError, SettingError
 from wbc_common.processes import flower_environment
 
 
@@ -57,6 +58,33 @@ def test_the_launcher_runs_the_guarded_program_itself_where_no_starter_is(tmp_pa
     environment = {**os.environ, "WBC_APPROVED_BUNDLE": "x", "WBC_STARTER_SOCKET": str(tmp_path / "none")}
     done = subprocess.run([launcher, "--help"], env=environment, capture_output=True, text=True, check=False)
     assert "Run a Flower ClientApp" in done.stdout
+
+
+def test_nothing_but_the_launcher_is_found_as_clientapp_also_once_it_is_gone(tmp_path: Path) -> None:
+    beside = str(Path(sys.executable).parent)  # where Flower's own lies
+    path = guarded_path(write_launcher(tmp_path), f"{beside}::/usr/bin")
+    launcher = tmp_path / "flwr-clientapp"
+    assert path == f"{tmp_path}:/usr/bin"
+    assert shutil.which("flwr-clientapp", path=path) == str(launcher)
+    launcher.unlink()
+    assert shutil.which("flwr-clientapp", path=path) is None
+
+
+def test_a_launcher_that_may_not_be_executed_is_refused_with_the_next_step(tmp_path: Path) -> None:
+    (write_launcher(tmp_path) / "flwr-clientapp").chmod(0o644)  # as on a file system that is mounted noexec
+    with pytest.raises(SettingError, match="no bundle would be checked") as refused:
+        guarded_path(tmp_path, os.environ["PATH"])
+    assert "file system that may execute" in refused.value.remedy
+
+
+def test_flower_still_starts_a_clientapp_by_its_name_on_path() -> None:
+    import inspect
+
+    from flwr.supercore.constant import TASK_TYPE_TO_COMMAND, TaskType
+    from flwr.supercore.superexec.executor import subprocess_executor
+
+    assert TASK_TYPE_TO_COMMAND[TaskType.CLIENT_APP] == CLIENT_APP
+    assert "subprocess.Popen(args)" in inspect.getsource(subprocess_executor)
 
 
 def test_the_courier_holds_no_torch() -> None:

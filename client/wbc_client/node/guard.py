@@ -5,18 +5,23 @@ compared with the one that this clinic built from its own installed version; ano
 is unpacked. Beside that, the folder of apps is not writable, which stops Flower's own unpacking where the node does
 not run as root. The check stands in front of the name `install_from_fab` in Flower's module, the one private touch
 point of the node; if an upgrade moves it, this fails and nothing runs.
+
+Flower's SuperExec finds the command by its name on PATH, and where the first one cannot be executed it takes the next.
+So no folder with another one is on its PATH: without the guard nothing is found and nothing runs.
 """
 
 import hashlib
 import os
+import shutil
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from wbc_common.errors import PolicyError
+from wbc_common.errors import PolicyError, SettingError
 
+CLIENT_APP = "flwr-clientapp"
 BUNDLE_VARIABLE = "WBC_APPROVED_BUNDLE"
 NODE_VARIABLE = "WBC_NODE_PROCESS"
 # Flower starts a ClientApp while its message is still coming in; one that asks too early waits for a whole second.
@@ -73,11 +78,27 @@ def _belong_to_node() -> None:
 def write_launcher(folder: Path) -> Path:
     """A folder for PATH with a `flwr-clientapp` that is ours; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    launcher, program = folder / "flwr-clientapp", Path(__file__).with_name("launcher.py")
+    launcher, program = folder / CLIENT_APP, Path(__file__).with_name("launcher.py")
     # Isolated and without site packages: nothing of Flower or ours is loaded, which takes 20 ms instead of a second.
     launcher.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "{program}" "$@"\n', encoding="utf-8")
     launcher.chmod(0o755)
     return folder
+
+
+def guarded_path(folder: Path, path: str) -> str:
+    """A PATH on which `flwr-clientapp` is the launcher in `folder`, and no other one.
+
+    Raises:
+        SettingError: the launcher may not be executed there.
+    """
+    others = [place for place in path.split(os.pathsep) if place and shutil.which(CLIENT_APP, path=place) is None]
+    guarded, launcher = os.pathsep.join([str(folder), *others]), folder / CLIENT_APP
+    if shutil.which(CLIENT_APP, path=guarded) != str(launcher):
+        raise SettingError(
+            f"{launcher} cannot be executed, and without it no bundle would be checked",
+            remedy="put state_dir on a file system that may execute (not noexec), in a folder without ':' in its name",
+        )
+    return guarded
 
 
 if __name__ == "__main__":

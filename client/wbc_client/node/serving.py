@@ -20,7 +20,7 @@ from pathlib import Path
 from wbc_client.node import guard, starter, trainer
 from wbc_client.node.approval import check_approved
 from wbc_client.node.connection import say_hello
-from wbc_client.node.guard import write_launcher
+from wbc_client.node.guard import guarded_path, write_launcher
 from wbc_client.node.health import State, StateFile, state_path
 from wbc_client.node.step import StepWatch
 from wbc_client.node.trainer import BUSY_NAME, private_socket
@@ -103,11 +103,14 @@ def prepare(clinic_file: Path, site: Site) -> Node:
     """A node of this clinic, ready to work.
 
     Raises:
-        SettingError, PolicyError: the key is missing, or the plan is not approved.
+        SettingError, PolicyError: the key is missing, the plan is not approved, or the launcher cannot be executed.
     """
+    os.umask(0o077)  # whatever node and trainer write is their owner's alone
     read_private_key(site.node().key)
     check_approved(site)
     folder = site.state_dir / "node"
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)  # also what an earlier version left in it
     home = folder / "flower"
     bundle = build_bundle(folder / "bundle", flower_environment(home))
     install_bundle(bundle, home)
@@ -124,14 +127,14 @@ def prepare(clinic_file: Path, site: Site) -> Node:
             guard.NODE_VARIABLE: str(os.getpid()),
         },
     )
-    environment["PATH"] = f"{write_launcher(folder / 'bin')}:{environment['PATH']}"
+    guarded = {**environment, "PATH": guarded_path(write_launcher(folder / "bin"), environment["PATH"])}
     node = Node(site, [], socket_path, StateFile(state_path(site)))
     supernode = _supernode(site, port, secret, environment, folder)
     node.kept += [
         KeptProcess(_trainer(clinic_file, socket_path, environment, folder)),
         KeptProcess(_starter(starter_path, environment, folder)),
         KeptProcess(replace(supernode, may_start=lambda: node.is_registered)),
-        KeptProcess(_superexec(port, secret, environment, folder)),
+        KeptProcess(_superexec(port, secret, guarded, folder)),
     ]
     return node
 
