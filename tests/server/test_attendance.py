@@ -206,10 +206,24 @@ def test_a_parcel_gives_back_the_same_records() -> None:
 
 def test_a_start_waits_for_the_wanted_clinics_and_goes_on_with_those_that_came() -> None:
     grid = ScriptedGrid({}, there=[1, 2, 99])
-    assert await_clinics(grid, NODES, ["east", "north"], 5.0) == {1: "east", 2: "north"}
-    assert await_clinics(grid, NODES, ["east", "west"], 0.1) == {1: "east"}
+    assert await_clinics(grid, lambda: NODES, ["east", "north"], 5.0) == {1: "east", 2: "north"}
+    assert await_clinics(grid, lambda: NODES, ["east", "west"], 0.1) == {1: "east"}
     with pytest.raises(ConnectionFailure, match="no clinic came"):
-        await_clinics(grid, NODES, ["west"], 0.1)
+        await_clinics(grid, lambda: NODES, ["west"], 0.1)
+
+
+def test_a_key_that_is_replaced_while_a_start_waits_is_seen(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path)
+    deployment.write({1: "east", 2: "north"})
+
+    class Replacing(ScriptedGrid):
+        def get_node_ids(self) -> list[int]:
+            deployment.write({1: "east", 3: "north"})  # and the clinic comes with its new key
+            return [1, 3]
+
+    began = time.monotonic()
+    assert await_clinics(Replacing({}), deployment.clinics, ["east", "north"], 20.0) == {1: "east", 3: "north"}
+    assert time.monotonic() - began < 10
 
 
 def a_study(quorum: float = 0.5) -> StudyConfig:

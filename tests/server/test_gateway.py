@@ -184,11 +184,21 @@ def test_the_superlink_itself_listens_on_loopback_alone(door: Door) -> None:
     assert arguments[arguments.index("--isolation") + 1] == "process"
 
 
+def test_a_key_that_flower_has_and_the_register_lost_the_number_of_is_found_again(door: Door) -> None:
+    """As after a coordinator that was ended between the two; Flower takes no key twice."""
+    register = read_register(door.folder.register_file)
+    lost = [entry.model_copy(update={"node_id": None}) for entry in register.enrolments]
+    write_register(door.folder.register_file, register.model_copy(update={"enrolments": tuple(lost)}))
+    door.coordinator._synchronise()
+    assert read_register(door.folder.register_file) == register
+    assert None not in [entry.node_id for entry in register.enrolments]
+
+
 def test_a_running_supernode_is_out_as_soon_as_its_key_is_revoked(door: Door, tmp_path: Path) -> None:
     node = KeptProcess(_supernode(door, "vienna", tmp_path))
     try:
         node.look()
-        wait_for(lambda: "online" in door.coordinator.flower.nodes().values(), 60)
+        wait_for(lambda: "online" in _statuses(door), 60)
         with changing(door.folder.register_file):
             write_register(door.folder.register_file, read_register(door.folder.register_file).revoke("vienna"))
         began = time.monotonic()
@@ -196,9 +206,13 @@ def test_a_running_supernode_is_out_as_soon_as_its_key_is_revoked(door: Door, tm
         assert time.monotonic() - began < 30  # a heartbeat
         assert door.status(HELLO_PATH, door.headers("vienna")) == 401
         door.coordinator._synchronise()
-        assert "online" not in door.coordinator.flower.nodes().values()
+        assert "online" not in _statuses(door)
     finally:
         node.end()
+
+
+def _statuses(door: Door) -> set[str]:
+    return {node.status for node in door.coordinator.flower.nodes().values()}
 
 
 def _supernode(door: Door, clinic: str, folder: Path) -> Command:

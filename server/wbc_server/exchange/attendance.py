@@ -10,7 +10,7 @@ disk (`wbc_server.exchange.shelf`), so that memory holds one update whatever the
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from flwr.app import Error, Message, RecordDict
@@ -165,20 +165,22 @@ class AttendingGrid(Grid):
             self._push(asked, [_again(message, remaining_seconds) for message in back])
 
 
-def await_clinics(grid: Grid, clinics: Mapping[int, str], wanted: Iterable[str], join_seconds: float) -> dict[int, str]:
+def await_clinics(
+    grid: Grid, clinics: Callable[[], Mapping[int, str]], wanted: Iterable[str], join_seconds: float
+) -> dict[int, str]:
     """Nodes of the wanted clinics that are there: all of them, or those that came in time.
 
     Args:
-        clinics: node → clinic by the register.
+        clinics: node → clinic by the register as it is now: a key may be replaced during the wait.
 
     Raises:
         ConnectionFailure: none came.
     """
-    nodes = {node: clinic for node, clinic in clinics.items() if clinic in set(wanted)}
-    end = time.monotonic() + join_seconds
+    names, end = set(wanted), time.monotonic() + join_seconds
     while True:
+        nodes = {node: clinic for node, clinic in clinics().items() if clinic in names}
         there = set(grid.get_node_ids()) & nodes.keys()
-        if len(there) == len(set(wanted)) or time.monotonic() > end:
+        if len(there) == len(names) or time.monotonic() > end:
             break
         time.sleep(_JOIN_POLL_SECONDS)
     if not there:

@@ -19,9 +19,9 @@ from wbc_common.errors import WbcError, error_of_kind
 from wbc_common.files import write_atomically
 from wbc_common.processes import KeptProcess
 from wbc_server.exchange.deployment import Deployment, events_file, forget_failure, is_locked, read_failure
-from wbc_server.link.flower import FlowerCli, FlowerUnreachable
+from wbc_server.link.flower import FlowerCli, FlowerUnreachable, Node
 from wbc_server.link.folder import StudyFolder
-from wbc_server.link.register import changing, read_register, write_register
+from wbc_server.link.register import Enrolment, changing, edition, read_register, write_register
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,8 @@ _APP_STARTS_WITHIN_SECONDS = 120.0
 _APP_ENDS_WITHIN_SECONDS = 15.0
 _ASK_SECONDS = 3.0
 _MOST_SUBMISSIONS = 100
+_FLOWER_STARTS_WITHIN_SECONDS = 30.0
+_REMIND_SECONDS = 60.0
 
 
 @dataclass
@@ -56,8 +58,10 @@ class Coordinator:
     _submitted_at: float = 0.0
     _asked_at: float = 0.0
     _app_was_seen: bool = False
-    _register_seen: int = -1
-    _told: int = 0
+    _register_seen: tuple[int, ...] | None = None
+    _unreachable_since: float | None = None
+    _warned_at: float = 0.0
+    _told_bytes: int = 0
 
     def work(self) -> None:
         """Look after everything until the study is finished.
@@ -66,12 +70,11 @@ class Coordinator:
             WbcError: the ServerApp gave up, with its reason; or it would not start.
         """
         self._note_state()
+        self._pass_over_earlier_events()
         while not self.folder.run.is_finished:
             for process in self.kept:
                 process.look()
-            with suppress(FlowerUnreachable):
-                self._tell_flower()
-                self._look_after_run()
+            self._look_after_flower()
             self._tell_events()
             time.sleep(_LOOK_SECONDS)
         self._tell_events()
@@ -83,36 +86,66 @@ class Coordinator:
             process.end()
         self.folder.state_file.unlink(missing_ok=True)
 
+    def _look_after_flower(self) -> None:
+        """Tell Flower what has changed and see to the run; while Flower does not answer, wait, and say so."""
+        try:
+            self._tell_flower()
+            self._look_after_run()
+            self._unreachable_since = None
+        except FlowerUnreachable as error:
+            self._warn(error)
+
+    def _warn(self, error: FlowerUnreachable) -> None:
+        """Say that Flower does not do what it is asked, once it should have started, and again each minute."""
+        now = time.monotonic()
+        if self._unreachable_since is None:
+            self._unreachable_since = now
+            self._warned_at = now - _REMIND_SECONDS
+        lasted = now - self._unreachable_since
+        if lasted >= _FLOWER_STARTS_WITHIN_SECONDS and now - self._warned_at >= _REMIND_SECONDS:
+            log.warning("asked in vain for %.0f s, asking on: %s", lasted, " ".join(str(error).split()))
+            self._warned_at = now
+
     def _tell_flower(self) -> None:
         """Make Flower's list of nodes what the register says, whenever the register has changed."""
-        changed = self.folder.register_file.stat().st_mtime_ns if self.folder.register_file.exists() else 0
-        if changed == self._register_seen:
-            return
-        self._synchronise()
-        self._register_seen = self.folder.register_file.stat().st_mtime_ns if changed else 0
+        if edition(self.folder.register_file) != self._register_seen:
+            self._synchronise()
 
     def _synchronise(self) -> None:
+        """As above; whatever ends this half-way, the next time goes on from what Flower and the register have."""
         path = self.folder.register_file
         with changing(path):
-            register = read_register(path)
-            present = self.flower.nodes()
-            for entry in register.enrolments:
-                registered = entry.node_id in present and present[entry.node_id] != "unregistered"
-                if entry.is_active and not registered:
-                    node_id = self.flower.register(entry.key, entry.clinic)
-                    register = register.with_node(entry.fingerprint, node_id)
-                    self.say(f"clinic {entry.clinic} may connect")
-                elif not entry.is_active and registered and entry.node_id is not None:
-                    self.flower.unregister(entry.node_id)
-                    self.say(f"the revoked key of clinic {entry.clinic} is removed")
-            if register != read_register(path):
-                write_register(path, register)
-        active = register.active().values()
-        self.deployment.write({entry.node_id: entry.clinic for entry in active if entry.node_id is not None})
+            nodes = self.flower.nodes()
+            for entry in read_register(path).enrolments:
+                self._tell_of(entry, nodes.get(entry.pem))
+            active = read_register(path).active().values()
+            self.deployment.write({entry.node_id: entry.clinic for entry in active if entry.node_id is not None})
+            self._register_seen = edition(path)  # under the lock: a command that waits for it has not written yet
+
+    def _tell_of(self, entry: Enrolment, node: Node | None) -> None:
+        if entry.is_active and node is None:
+            self._keep_number(entry, self.flower.register(entry.key, entry.clinic))
+            self.say(f"clinic {entry.clinic} may connect")
+        elif entry.is_active and node is not None and node.is_registered:
+            self._keep_number(entry, node.number)
+        elif entry.is_active:
+            self.say(
+                f"Flower has removed the key of clinic {entry.clinic} for good; next step: have the clinic make a new "
+                "one (wbc-client init), then wbc-server enrol … --replace"
+            )
+        elif node is not None and node.is_registered:
+            self.flower.unregister(node.number)
+            self.say(f"the revoked key of clinic {entry.clinic} is removed")
+
+    def _keep_number(self, entry: Enrolment, node_id: int) -> None:
+        """Write Flower's number for a key down before the next key is told."""
+        path = self.folder.register_file
+        if node_id != entry.node_id:
+            write_register(path, read_register(path).with_node(entry.fingerprint, node_id))
 
     def _look_after_run(self) -> None:
         """Submit the study's run, and again when its ServerApp is gone."""
-        if self._register_seen < 0 or self.folder.run.is_finished:
+        if self._register_seen is None or self.folder.run.is_finished:
             return
         if is_locked(self.folder.run):
             self._app_was_seen = True
@@ -151,14 +184,22 @@ class Coordinator:
         if reason is not None:
             raise error_of_kind(reason["kind"], reason["problem"], reason["remedy"])
 
-    def _tell_events(self) -> None:
+    def _pass_over_earlier_events(self) -> None:
+        """Events of before this start were told by an earlier one."""
         path = events_file(self.folder.run)
-        if not path.exists():
+        self._told_bytes = path.stat().st_size if path.exists() else 0
+
+    def _tell_events(self) -> None:
+        """Tell the lines that were written whole since the last time."""
+        path = events_file(self.folder.run)
+        if not path.exists() or path.stat().st_size <= self._told_bytes:
             return
-        lines = path.read_text(encoding="utf-8").splitlines()
-        for line in lines[self._told :]:
+        with path.open("rb") as file:
+            file.seek(self._told_bytes)
+            whole, end, _ = file.read().rpartition(b"\n")
+        for line in whole.decode(errors="replace").splitlines():
             self.say(line)
-        self._told = len(lines)
+        self._told_bytes += len(whole + end)
 
     def _await_app_end(self) -> None:
         end = time.monotonic() + _APP_ENDS_WITHIN_SECONDS

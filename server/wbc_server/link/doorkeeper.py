@@ -16,7 +16,7 @@ from typing import Protocol
 
 from wbc_common.keys import read_public_key, verifies
 from wbc_common.link import CLOCK_AHEAD_SECONDS, CLOCK_BEHIND_SECONDS, KEY_HEADER, SIGNATURE_HEADER, TIME_HEADER
-from wbc_server.link.register import Enrolment, read_register
+from wbc_server.link.register import Enrolment, edition, read_register
 
 
 class Headers(Protocol):
@@ -55,7 +55,7 @@ class Doorkeeper:
     requests_per_second: float
     _seen: "OrderedDict[tuple[bytes, str], float]" = field(default_factory=OrderedDict)
     _visitors: dict[bytes, _Visitor] = field(default_factory=dict)
-    _read_at: int = -1
+    _read: tuple[int, ...] | None = None
 
     def admit(self, headers: Headers) -> Enrolment:
         """The enrolment behind a request.
@@ -87,13 +87,13 @@ class Doorkeeper:
         return self._visitors[pem]
 
     def _reread(self) -> None:
-        changed = self.register.stat().st_mtime_ns if self.register.exists() else 0
-        if changed == self._read_at:
+        current = edition(self.register)
+        if current == self._read:
             return
         active = read_register(self.register).active().values()
         burst, now = 5 * self.requests_per_second, time.monotonic()
         self._visitors = {entry.pem: self._visitors.get(entry.pem, _Visitor(entry, burst, now)) for entry in active}
-        self._read_at = changed
+        self._read = current
 
     def _check_fresh(self, pem: bytes, signed_at: str, clinic: str) -> None:
         now = time.monotonic()

@@ -132,5 +132,18 @@ def changing(path: Path) -> Iterator[None]:
         yield
 
 
+def edition(path: Path) -> tuple[int, ...]:
+    """What differs from one content of the register to the next, for the price of a `stat`.
+
+    To be taken before it is read, or after it was written and before `changing` ends. A file system's clock ticks
+    every few milliseconds, so the time alone would not tell two writes apart: each puts a new file in place.
+    """
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return ()
+    return found.st_mtime_ns, found.st_ino, found.st_size
+
+
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -105,7 +105,7 @@ def prepare(folder: StudyFolder, say: Callable[[str], None]) -> Coordinator:
         KeptProcess(_superexec(folder, port, environment)),
         KeptProcess(_gateway(folder, port, environment, bundle)),
     ]
-    return Coordinator(folder, kept, FlowerCli(environment), deployment, say, app)
+    return Coordinator(folder, kept, FlowerCli(environment, port, folder.authority), deployment, say, app)
 
 
 def _superlink(folder: StudyFolder, port: int, environment: dict[str, str]) -> Command:
