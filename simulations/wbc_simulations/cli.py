@@ -11,7 +11,7 @@ import typer
 
 from wbc_common.errors import SettingError
 from wbc_common.terminal import run_command
-from wbc_simulations.options import Changes, Data, HeldOut, Json, Study, parse_changes
+from wbc_simulations.options import Changes, Data, Fold, HeldOut, Json, Study, parse_changes
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -104,7 +104,7 @@ def compare(
         Path, typer.Option(help="folder of all cells of the comparison; goes on where it stopped")
     ] = Path("runs/compare"),
     seeds: Annotated[int | None, typer.Option(min=1, help="how many of the file's seeds")] = None,
-    folds: Annotated[list[str] | None, typer.Option("--fold", help="only this held-out clinic")] = None,
+    folds: Fold = None,
     methods: Annotated[list[str] | None, typer.Option("--method", help="only this method, and its baseline")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="runs at a time")] = 2,
     page: Annotated[
@@ -140,7 +140,7 @@ def sweep(
     data: Data = None,
     changes: Changes = None,
     output: Annotated[Path, typer.Option(help="folder of all runs; `compare` takes the same")] = Path("runs/compare"),
-    folds: Annotated[list[str] | None, typer.Option("--fold", help="only this held-out clinic")] = None,
+    folds: Fold = None,
     seeds: Annotated[list[int] | None, typer.Option("--seed", help="only this of the file's seeds")] = None,
     methods: Annotated[list[str] | None, typer.Option("--method", help="only this method")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="runs at a time")] = 2,

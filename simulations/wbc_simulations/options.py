@@ -10,7 +10,17 @@ from wbc_common.errors import SettingError
 
 Study = Annotated[Path | None, typer.Option("--study", help="experiment file; default: the in-silico study")]
 Data = Annotated[Path | None, typer.Option(help="folder with a manifest.csv of real cells")]
-HeldOut = Annotated[list[str] | None, typer.Option(help="clinic to hold out; may be given several times")]
+HeldOut = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="clinic to hold out in place of those the file holds out, which then train unless named here too; "
+        "may be given several times"
+    ),
+]
+Fold = Annotated[
+    list[str] | None,
+    typer.Option("--fold", help="only this held-out clinic; none where the file says hold_out = 'stated'"),
+]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", help="a setting, e.g. --set loss.tau=0.5, --set data.skew.label_alpha=0.1")
 ]

@@ -51,6 +51,7 @@ def exit_of(monkeypatch: pytest.MonkeyPatch):
         (["compare"], 2, "no method to compare"),
         (["sweep", "--seed", "9"], 2, "no seed 9"),
         (["sweep", "--fold", "atlantis"], 2, "no clinic is called atlantis"),
+        (["sweep", "--set", "seed=3"], 2, "another seed"),
         (["sweep", "--status", "--method", "magic"], 2, "no method is called magic"),
         (["splits", "--output", "splits.jpeg"], 2, "cannot be written as splits.jpeg"),
         (["splits", "--set", "data.skew.deal=cell"], 2, "needs 'clinics'"),
@@ -83,6 +84,15 @@ def test_a_manifest_that_cannot_be_read_exits_3(exit_of, capsys: pytest.CaptureF
     said = capsys.readouterr().err
     assert "next step" in said
     assert "Traceback" not in said
+
+
+def test_help_says_that_a_clinic_held_out_by_the_file_trains_when_another_is_named(
+    exit_of, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setenv("TERMINAL_WIDTH", "400")
+    assert exit_of("run", "--help") == 0
+    assert "which then train" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("option", ["--study", "--data", "--held-out", "--set"])

@@ -61,9 +61,38 @@ def test_a_grid_reaches_into_the_data() -> None:
     assert {cell.fold for cell in cells} == {"virtual-1", "virtual-2", "west"}
 
 
-def test_a_change_of_the_command_line_goes_before_the_grid() -> None:
-    cells = cells_of(an_experiment({"loss.tau": (0.0, 1.0)}), {"loss.tau": 0.5}, seeds=[0], folds=["west"])
-    assert {cell.study.loss.tau for cell in cells} == {0.5}
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss.tau": 0.5}, r"--set loss\.tau=0\.5 would change the runs called 'plain \+ CE, loss\.tau=0\.0'"),
+        ({"loss.guide_weight": 0.5}, r"which have loss\.guide_weight = 0\.0"),
+        ({"loss": {"tau": 0.5}}, "would change the runs called"),
+        ({"data.skew.seed": 4}, r"which have data\.skew\.seed = 3"),
+        ({"seed": 7}, "another seed"),
+        ({"clinics.held_out": ["east"]}, r"another clinics\.held_out"),
+        ({"clinics": {"train": ["east"]}}, r"another clinics\.held_out"),
+    ],
+    ids=str,
+)
+def test_a_change_of_what_the_name_of_a_run_says_is_refused(changes: dict[str, Any], message: str) -> None:
+    methods = (Method(name="plain + CE", settings=PLAIN), Method(name="dealt", changes={"data.skew.seed": 3}))
+    experiment = an_experiment({"loss.tau": (0.0, 1.0)}, methods=methods)
+    with pytest.raises(SettingError, match=message) as refused:
+        cells_of(experiment, changes, seeds=[0], folds=["west"])
+    assert "study file" in refused.value.remedy
+
+
+def test_a_change_that_agrees_with_every_name_is_made() -> None:
+    changes = {"loss.guide_weight": 0.0, "loss.tau_x": 1}
+    with pytest.raises(SettingError, match=r"unknown setting 'loss\.tau_x'"):  # not taken for loss.tau
+        cells_of(an_experiment({"loss.tau": (0.0, 1.0)}), changes, seeds=[0], folds=["west"])
+    cells = cells_of(an_experiment(), {"loss.guide_weight": 0.0, "rounds": 7}, seeds=[0], folds=["west"])
+    assert [(cell.study.loss.guide_weight, cell.study.rounds) for cell in cells] == [(0.0, 7)] * 2
+
+
+def test_a_change_meets_only_the_methods_that_are_run() -> None:
+    (cell,) = cells_of(an_experiment(), {"loss.guide_weight": 0.25}, seeds=[0], folds=["west"], methods=["full"])
+    assert cell.study.loss.guide_weight == 0.25
 
 
 def test_an_experiment_without_methods_is_swept_as_it_is() -> None:
@@ -182,3 +211,13 @@ def test_the_stated_clinics_can_be_held_out_together_in_one_run() -> None:
     roles = plan_study(experiment).clinics
     assert [(cell.fold, cell.seed) for cell in cells] == [("stated", 0), ("stated", 1)]
     assert {cell.study.clinics for cell in cells} == {roles}
+
+
+def test_a_stated_clinic_is_not_held_out_alone_as_the_others_would_train() -> None:
+    stated = tiny_experiment().model_copy(update={"compare": Comparison(hold_out="stated", seeds=(0,))})
+    with pytest.raises(SettingError, match="the others would train") as refused:
+        cells_of(stated, folds=["west"])
+    assert 'hold_out = "each"' in refused.value.remedy
+    assert [cell.fold for cell in cells_of(stated, folds=["stated"])] == ["stated"]
+    changes = {"clinics.held_out": ["east"], "clinics.train": ["north", "west"]}
+    assert cells_of(stated, changes)[0].study.clinics.held_out == ("east",)

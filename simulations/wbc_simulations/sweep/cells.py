@@ -18,11 +18,11 @@ from wbc_server.run_folder import RunFolder, write_atomically
 from wbc_simulations.experiment import Experiment, Method, all_clinics, plan_study, with_changes, with_method
 from wbc_simulations.methods import on_grid
 from wbc_simulations.running import EXPERIMENT_FILE, continue_run
+from wbc_simulations.sweep.clashes import STATED_FOLD, refuse_clashes, refuse_single_folds
 
 State = Literal["finished", "failed", "begun", "left"]
 STATES: tuple[State, ...] = ("finished", "failed", "begun", "left")
 RECORD_FILE = "cell.json"
-STATED_FOLD = "stated"
 _SLUG = str.maketrans({" ": "-", "+": "and", "/": "-", ",": None})
 
 
@@ -78,14 +78,17 @@ def plan_cells(experiment: Experiment, filters: Filters, changes: dict[str, Any]
     """Every run of a sweep, seeds outermost, so that a partial one is balanced.
 
     Raises:
-        SettingError: a fold, seed or method is none of the experiment's, or two methods share a folder.
+        SettingError: a fold, seed or method is none of the experiment's, two methods share a folder, or the changes
+            would make other runs of them than their names say.
     """
+    refuse_single_folds(experiment, filters.folds)
     methods = _methods(experiment, filters.methods)
     slugs = Counter(method.name.translate(_SLUG) for method in methods)
     twice = [method.name for method in methods if slugs[method.name.translate(_SLUG)] > 1]
     if twice:
         raise SettingError(f"these methods would share a folder: {'; '.join(twice)}", remedy="name one otherwise")
     folds = tuple(filters.folds) or _folds(with_changes(experiment, changes)[0])
+    refuse_clashes(changes, methods, folds)
     return [
         _cell(experiment, fold, method, seed, changes)
         for seed in _seeds(experiment, filters.seeds)
