@@ -150,6 +150,25 @@ def test_on_a_grid_each_method_is_paired_with_its_baseline_at_the_same_point(
         assert figures["difference"]["value"] == pytest.approx(0.01)
 
 
+@pytest.mark.parametrize(
+    ("wanted", "planned"),
+    [
+        (["full, rounds=2"], ["plain + CE, rounds=2", "full, rounds=2"]),
+        (["full"], [f"{name}, rounds={rounds}" for rounds in (1, 2) for name in ("plain + CE", "full")]),
+        (["plain + CE, rounds=1"], ["plain + CE, rounds=1"]),
+    ],
+)
+def test_a_method_comes_with_its_baseline_also_at_one_point_of_a_grid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: list[str], planned: list[str]
+) -> None:
+    experiment = an_experiment(seeds=(0,)).model_copy(update={"sweep": Sweep(grid={"rounds": (1, 2)})})
+    cells = cells_of(experiment, folds=["west"], methods=wanted)
+    assert [cell.method for cell in cells] == planned
+    scores = made_of(0.5, np.full(5, 0.5))
+    monkeypatch.setattr(compare, "cell_scores", lambda run, held_out: dict.fromkeys(held_out, scores))
+    assert set(write_comparison(experiment, cells, tmp_path)["methods"]) == set(planned)
+
+
 def test_the_comparison_is_written_as_json_and_as_markdown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     comparison = compared(tmp_path, monkeypatch, lambda cell: made_of(0.5, noise(cell)))
     assert json.loads((tmp_path / "comparison.json").read_text()) == comparison

@@ -43,8 +43,12 @@ def plan_comparison(
     """
     if not experiment.compare.methods and not experiment.sweep.grid:
         raise SettingError("this experiment names no method to compare", remedy="add [[compare.methods]] to its file")
-    known = {method.name for method in experiment.compare.methods}
-    baselines = [experiment.compare.baseline_of(name) for name in methods if name in known]
+    baselines = [
+        comparison.baseline_of(name)
+        for comparison in (experiment.compare, on_grid(experiment.compare, experiment.sweep))
+        for name in methods
+        if name in {method.name for method in comparison.methods}
+    ]
     filters = Filters(folds, experiment.compare.seeds[:seeds], tuple(dict.fromkeys([*baselines, *methods])))
     return plan_cells(experiment, filters, changes)
 
