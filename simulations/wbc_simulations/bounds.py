@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import tomli_w
 import torch
 from numpy.typing import NDArray
 
@@ -35,6 +34,7 @@ from wbc_server.exchange.participation import Roster
 from wbc_server.final.draws import read_draws, write_draws
 from wbc_server.final.summary import summarise
 from wbc_server.run_folder import RunFolder, write_atomically
+from wbc_simulations.clinics import write_clinic
 from wbc_simulations.engine.engines import EngineName, run_study
 from wbc_simulations.methods import MethodKind
 from wbc_simulations.scores import measured_by
@@ -169,16 +169,14 @@ def _finish_part(part: Part, plan: StudyConfig, folder: RunFolder, engine: Engin
         return
     names = ClinicSettings(train=(part.name,), held_out=tuple(part.held_out))
     study = plan.model_copy(update={"clinics": names})
-    packed, clinics = folder.path / "cells", folder.path / "clinics"
-    clinics.mkdir(parents=True, exist_ok=True)
+    packed = folder.path / "cells"
+    packed.mkdir(parents=True, exist_ok=True)
     write_study(study, folder.study_file)
     for name, cells in {part.name: part.train, **part.held_out}.items():
         path = packed / f"{name}.safetensors"
         write_packed(cells, path, packed_metadata(study.classes, study.images.source_px))
-        data = {"kind": "packed", "path": str(path.resolve())}
-        values = {"clinic": name, "study": "../study.toml", "state_dir": f"../sites/{name}", "data": data}
-        (clinics / f"{name}.toml").write_bytes(tomli_w.dumps(values).encode())
-    run_study(folder, clinics, engine)
+        write_clinic(folder.path, name, {"kind": "packed", "path": str(path.resolve())})
+    run_study(folder, folder.path / "clinics", engine)
     shutil.rmtree(packed)
 
 

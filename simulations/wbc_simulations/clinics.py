@@ -4,6 +4,7 @@ Cells are rendered once and kept in a cache, keyed by everything they depend on,
 Real cells are read where they lie, unless a skew makes new clinics of them.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +29,18 @@ from wbc_simulations.skewed import skewed_cells
 
 def write_clinics(experiment: Experiment, study: StudyConfig, run: Path) -> Path:
     """Write `clinics/NAME.toml` in a run's folder, making cells that the cache lacks; returns that folder."""
-    folder = run / "clinics"
-    folder.mkdir(parents=True, exist_ok=True)
     for name, data in _data_of_clinics(experiment, study).items():
-        values = {"clinic": name, "study": "../study.toml", "state_dir": f"../sites/{name}", "data": data}
-        (folder / f"{name}.toml").write_bytes(tomli_w.dumps(values).encode())
-        keep_bootstrap_seed(run / "sites" / name, derive_seed("bootstrap", name))
-    return folder
+        write_clinic(run, name, data)
+    return run / "clinics"
+
+
+def write_clinic(run: Path, name: str, data: Mapping[str, object]) -> None:
+    """Write a clinic's file into a run's folder, and the seed of its draws, which follows from its name in silico."""
+    file = run / "clinics" / f"{name}.toml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    values = {"clinic": name, "study": "../study.toml", "state_dir": f"../sites/{name}", "data": data}
+    file.write_bytes(tomli_w.dumps(values).encode())
+    keep_bootstrap_seed(run / "sites" / name, derive_seed("bootstrap", name))
 
 
 def _data_of_clinics(experiment: Experiment, study: StudyConfig) -> dict[str, dict[str, object]]:
