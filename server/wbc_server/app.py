@@ -21,7 +21,7 @@ from wbc_server.exchange.participation import Roster, call_roll
 from wbc_server.final.calibration_summary import summarise_calibration
 from wbc_server.final.draws import write_draws
 from wbc_server.final.export import export_model
-from wbc_server.final.measurement import Fitted, fit_calibration, measure
+from wbc_server.final.measurement import Fitted, fit_calibration, measure, require_measured
 from wbc_server.final.summary import egress, summarise
 from wbc_server.prediction import check_counts, for_prediction
 from wbc_server.privacy import check_privacy, privacy_spent
@@ -68,16 +68,18 @@ def run_study(grid: Grid, folder: RunFolder, deployment: Deployment | None = Non
     selected = book.selected_round
     arrays = for_prediction(book.load_selected(), study, roster.training_counts().sum(axis=0))
     fitted = fit_calibration(grid, study, roster, arrays, seconds)
-    final, final_bytes = measure(grid, study, roster, arrays, seconds, stain=pool.totals, fitted=fitted)
+    measured = measure(grid, study, roster, arrays, seconds, stain=pool.totals, fitted=fitted)
+    require_measured(measured, expected_at_the_end(study, roster, book, deployment))
     records = [{"seconds": digest.seconds, "refused": digest.refused} for digest in book.digests]
-    metrics = summarise(study, roster, records, final, selected)
-    metrics["calibration"] = summarise_calibration(study, roster, final, fitted)
+    metrics = summarise(study, roster, records, measured.found, selected)
+    metrics["refused"] += [*(fitted.refused if fitted else ()), *measured.refused]
+    metrics["calibration"] = summarise_calibration(study, roster, measured.found, fitted)
     metrics["privacy"] = privacy_spent(study, book.epsilon)
     metrics["cautions"] = said
-    sent = egress([{"egress": book.egress}], roster.described_bytes, final_bytes, pool.sent_bytes or {})
+    sent = egress([{"egress": book.egress}], roster.described_bytes, measured.sent_bytes, pool.sent_bytes or {})
     metrics["egress_bytes"] = _with_validation(sent, fitted)
     export_model(folder, study, arrays, selected)
-    write_draws(folder, final)
+    write_draws(folder, measured.found)
     # metrics.json says that the run is finished, so it comes after what it stands for; the report reads it.
     write_atomically(folder.metrics, json.dumps(metrics, indent=1, allow_nan=False).encode())
     write_report(folder.path)
@@ -92,6 +94,14 @@ def tell_shares(study: StudyConfig, roster: Roster) -> dict[str, float]:
         cells = roster.declared_cells(clinic, "train")
         log.info("%s declares %d training cells: %.1f %% of the backbone's weight", clinic, cells, 100 * share)
     return shares
+
+
+def expected_at_the_end(study: StudyConfig, roster: Roster, book: RoundBook, deployment: Deployment | None) -> set[str]:
+    """Held-out clinics between hospitals that answered during the study and whose key was not revoked since."""
+    if deployment is None:
+        return set()
+    answered = {*roster.held_out, *(clinic for clinic, sizes in book.egress.items() if "evaluation" in sizes)}
+    return answered & set(study.clinics.held_out) & set(deployment.clinics().values())
 
 
 def _run_rounds(grid: Grid, strategy: WbcStrategy) -> None:

@@ -1,13 +1,27 @@
 """What the ServerApp says at start, and what it does not finish without."""
 
 import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+from flwr.app import Message
 
+from studies import tiny_experiment
+from wbc_client.app import app as client_app
+from wbc_client.location import NODE_KEY
+from wbc_common.errors import ConnectionFailure
 from wbc_common.study import parse_study
-from wbc_server.app import tell_shares
+from wbc_common.wire import decode_task
+from wbc_server.app import run_study, tell_shares
+from wbc_server.exchange.deployment import Deployment
 from wbc_server.exchange.participation import Roster
+from wbc_server.run_folder import RunFolder
+from wbc_simulations.clinics import write_clinics
+from wbc_simulations.engine.engines import InProcessGrid
+from wbc_simulations.experiment import plan_study
+from wbc_simulations.running import start_run
 
 STUDY = parse_study(
     {
@@ -28,3 +42,70 @@ def test_each_training_clinics_cells_and_weight_are_said_at_start(caplog: pytest
         "east declares 30 training cells: 75.0 % of the backbone's weight",
         "north declares 10 training cells: 25.0 % of the backbone's weight",
     ]
+
+
+class WithoutTheEnd(InProcessGrid):
+    """Clinics of this process, of which one gives no answer when the finished model is measured."""
+
+    silent: str | None = None
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        """Replies, but not that one."""
+        nodes = {clinic: node for node, clinic in NODES.items()}
+        asked = list(messages)
+        at_the_end = any(decode_task(message.content).averaged for message in asked)
+        heard = [
+            message
+            for message in asked
+            if not (at_the_end and message.metadata.dst_node_id == nodes.get(self.silent or ""))
+        ]
+        return super().send_and_receive(heard, timeout=timeout)
+
+
+NODES = {1: "east", 2: "north", 3: "west"}
+
+
+def between_hospitals(path: Path) -> tuple[RunFolder, Deployment, WithoutTheEnd]:
+    """A tiny study, not yet begun, whose clinics of this process are in a coordinator's register."""
+    experiment = tiny_experiment(participation={"join_minutes": 0.001})
+    study, folder = plan_study(experiment), RunFolder(path / "run")
+    start_run(experiment, study, folder)
+    clinics = write_clinics(experiment, study, folder.path)
+    deployment = Deployment(path)
+    deployment.write(NODES)
+    nodes = {node: {NODE_KEY: str(clinics / f"{clinic}.toml")} for node, clinic in NODES.items()}
+    return folder, deployment, WithoutTheEnd(client_app, nodes)
+
+
+def test_between_hospitals_a_study_waits_for_the_final_measurement_of_its_held_out_clinic(tmp_path: Path) -> None:
+    folder, deployment, grid = between_hospitals(tmp_path)
+    grid.silent = "west"
+    with pytest.raises(ConnectionFailure, match="no final evaluation of the held-out clinics west"):
+        run_study(grid, folder, deployment)
+    assert not folder.metrics.exists()
+    grid.silent = None
+    run_study(grid, folder, deployment)
+    metrics = folder.read_metrics()
+    assert (set(metrics["held_out"]), metrics["refused"], folder.is_finished) == ({"west"}, [], True)
+    assert len(folder.journal.read_bytes().splitlines()) == 2
+
+
+def test_a_held_out_clinic_whose_key_was_revoked_ends_no_study_and_is_named(tmp_path: Path) -> None:
+    folder, deployment, grid = between_hospitals(tmp_path)
+    grid.silent = "west"
+    with pytest.raises(ConnectionFailure):
+        run_study(grid, folder, deployment)
+    deployment.write({1: "east", 2: "north"})
+    run_study(grid, folder, deployment)
+    assert folder.read_metrics()["held_out_planned"] == ["west"]
+    assert "The held-out clinic of the plan (west) gave no final result" in folder.report.read_text(encoding="utf-8")
+
+
+def test_a_training_clinic_that_gave_no_final_evaluation_is_named_in_the_report(tmp_path: Path) -> None:
+    folder, deployment, grid = between_hospitals(tmp_path)
+    grid.silent = "north"
+    run_study(grid, folder, deployment)
+    refused = [(entry["clinic"], entry["stage"], entry["kind"]) for entry in folder.read_metrics()["refused"]]
+    assert refused == [("north", "calibration", "absent"), ("north", "final evaluation", "absent")]
+    page = folder.report.read_text(encoding="utf-8")
+    assert "<strong>north</strong>: no result in the measurements at the end;" in page

@@ -137,7 +137,7 @@ def test_a_plan_without_calibration_asks_for_none() -> None:
 
 def test_figures_are_those_of_the_cells_themselves() -> None:
     study, fitted = a_study(), Fitted(place=45, threshold_bin=40, num_cells=120)
-    final, _ = measure(a_grid([]), study, roster_of_held_out_twelve(), {}, 1.0, fitted=fitted)
+    final = measure(a_grid([]), study, roster_of_held_out_twelve(), {}, 1.0, fitted=fitted).found
     found = summarise_calibration(study, ROSTER, final, fitted)
     assert found is not None
     west = found["clinics"]["west"]

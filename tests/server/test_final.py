@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from flwr.app import Context, Message
 
+from wbc_common.errors import ConnectionFailure
 from wbc_common.study import parse_study
 from wbc_common.wire import Evaluation, Task, decode_task, encode_error, encode_reply
 from wbc_server.exchange.participation import Roster
-from wbc_server.final.measurement import measure
+from wbc_server.final.measurement import Measured, measure, require_measured
 from wbc_simulations.engine.engines import InProcessGrid
 
 STUDY = parse_study(
@@ -33,7 +34,7 @@ def evaluation(cells: int, replicates: int = 4) -> Evaluation:
     return Evaluation(confusion, np.tile(confusion, (replicates, 1, 1)), np.zeros(2, dtype=np.int64))
 
 
-def measured(answer: Callable[[Task], Evaluation]) -> tuple[dict[str, Evaluation], dict[str, int]]:
+def measured(answer: Callable[[Task], Evaluation]) -> Measured:
     """West answers by `answer`, east rightly."""
 
     def client(message: Message, context: Context) -> Message:
@@ -58,10 +59,11 @@ def test_training_clinics_are_asked_for_test_cells_and_held_out_ones_for_all() -
 
 
 def test_answers_and_their_sizes_come_by_clinic() -> None:
-    found, sizes = measured(lambda task: evaluation(60))
-    assert {clinic: int(answer.confusion.sum()) for clinic, answer in found.items()} == {"east": 10, "west": 60}
-    assert set(sizes) == {"east", "west"}
-    assert min(sizes.values()) > 4 * 25 * 4  # at least the draws
+    final = measured(lambda task: evaluation(60))
+    assert {clinic: int(answer.confusion.sum()) for clinic, answer in final.found.items()} == {"east": 10, "west": 60}
+    assert set(final.sent_bytes) == {"east", "west"}
+    assert final.refused == ()
+    assert min(final.sent_bytes.values()) > 4 * 25 * 4  # at least the draws
 
 
 @pytest.mark.parametrize(
@@ -72,8 +74,11 @@ def test_answers_and_their_sizes_come_by_clinic() -> None:
 def test_a_bad_answer_is_refused_and_the_other_clinic_counts(
     answer: Evaluation, caplog: pytest.LogCaptureFixture
 ) -> None:
-    found, _ = measured(lambda task: answer)
-    assert set(found) == {"east"}
+    final = measured(lambda task: answer)
+    assert set(final.found) == {"east"}
+    assert [(entry["clinic"], entry["stage"], entry["kind"]) for entry in final.refused] == [
+        ("west", "final evaluation", "refused")
+    ]
     assert "west's final evaluation refused" in caplog.text
 
 
@@ -83,5 +88,22 @@ def test_a_clinic_that_fails_is_left_out() -> None:
             return Message(encode_error("failed", "00ff"), reply_to=message)
         return Message(encode_reply(evaluation(10)), reply_to=message)
 
-    found, sizes = measure(InProcessGrid(client, {1: {}, 2: {}}), STUDY, ROSTER, MODEL, 1.0)  # type: ignore[arg-type]
-    assert (set(found), set(sizes)) == ({"east"}, {"east"})
+    final = measure(InProcessGrid(client, {1: {}, 2: {}}), STUDY, ROSTER, MODEL, 1.0)  # type: ignore[arg-type]
+    assert (set(final.found), set(final.sent_bytes)) == ({"east"}, {"east"})
+    assert final.refused == (
+        {
+            "round": 3,
+            "clinic": "west",
+            "stage": "final evaluation",
+            "kind": "refused",
+            "reason": "the clinic reports an error: failed (reference 00ff)",
+        },
+    )
+
+
+def test_a_study_does_not_end_without_a_held_out_clinic_that_could_still_be_measured() -> None:
+    final = Measured({"east": evaluation(10)}, {}, ())
+    require_measured(final, {"east"})
+    with pytest.raises(ConnectionFailure, match="no final evaluation of the held-out clinics west") as caught:
+        require_measured(final, {"east", "west"})
+    assert "wbc-server resume FOLDER" in caught.value.remedy

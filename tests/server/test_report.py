@@ -323,6 +323,20 @@ def test_without_a_held_out_clinic_the_report_claims_nothing_about_new_clinics(t
     assert "Test cells of the training clinics" in parsed(path).text
 
 
+def test_held_out_clinics_that_gave_no_final_result_are_not_called_unplanned(tmp_path: Path) -> None:
+    metrics, rounds = make_run(classes=CLASSES_5, training=["north", "south"], held_out=["west"], rounds=2)
+    metrics |= {"held_out_planned": ["quito", "west"], "held_out": {}, "mean_held_out": None}
+    late = "no answer within the time of the round"
+    metrics["refused"] = [{"round": 2, "clinic": "west", "stage": "final evaluation", "kind": "absent", "reason": late}]
+    path = write_report(put(tmp_path, metrics, rounds))
+    assert "The held-out clinics of the plan (quito and west) gave no final result" in lead_of(path)
+    text = " ".join(parsed(path).text.split())
+    assert "No clinic was held out" not in text
+    assert "west: no result in the measurements at the end; 100 % of the held-out test cells." in text
+    assert f"(final evaluation absent: {late})" in text
+    assert "quito: no result in the whole study" in text
+
+
 def test_one_round_has_no_curve_and_says_so(tmp_path: Path) -> None:
     metrics, rounds = make_run(classes=CLASSES_5, training=["north", "south"], held_out=["west"], rounds=1)
     assert "there is no learning curve" in parsed(write_report(put(tmp_path, metrics, rounds))).text

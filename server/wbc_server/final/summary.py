@@ -65,6 +65,7 @@ def summarise(
         "selection": study.evaluation.selection,
         "clinics": {clinic: _clinic(study, roster, clinic) for clinic in roster.nodes},
         "rare_classes": [study.classes.classes[index] for index in rare],
+        "held_out_planned": list(study.clinics.held_out),
         "held_out": {clinic: _figures(study, evaluation, rates) for clinic, evaluation in held_out.items()},
         "mean_held_out": _means(held_out, rates),
         "in_domain": {clinic: _figures(study, evaluation, rates) for clinic, evaluation in in_domain.items()},

@@ -15,6 +15,7 @@ from wbc_server.report.inputs import Evaluation, MeanRecord, Metrics, Refusal, R
 from wbc_server.report.words import count, counted, interval, listed, ranges, rate, readable, share, spelled
 
 FEW_CELLS = 30
+_LAST, _LAST_STAGES = -1, ("calibration", "final evaluation")  # in place of a round's number
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,15 @@ def absences(run: Run) -> list[Absence]:
     missing: dict[str, set[int]] = defaultdict(set)
     reasons: dict[str, list[str]] = defaultdict(list)
     for refusal in _all_refusals(run):
-        refused[refusal.clinic].add(refusal.round or 0)
+        refused[refusal.clinic].add(_LAST if refusal.stage in _LAST_STAGES else refusal.round or 0)
         reasons[refusal.clinic].append(_reason(refusal))
     for record in run.rounds:
         for entry in record.missing:
             absent = Refusal(clinic=entry) if isinstance(entry, str) else entry
             missing[absent.clinic].add(record.round)
             reasons[absent.clinic].append(absent.reason)
-    named = sorted({*refused, *missing, *(name for name in run.metrics.clinics if _silent(run, name))})
+    clinics = {*run.metrics.clinics, *run.metrics.planned}
+    named = sorted({*refused, *missing, *(name for name in clinics if _silent(run, name))})
     return [Absence(name, _what(missing[name], refused[name]), _weight(run, name), _unique(reasons[name]))
             for name in named]  # fmt: skip
 
@@ -111,7 +113,7 @@ def _setting(run: Run) -> str:
 def _answer(metrics: Metrics) -> str:
     if not metrics.held_out:
         return (
-            "No clinic was held out: the figures below are from test cells of the clinics that trained the model, and "
+            f"{unseen(metrics)}: the figures below are from test cells of the clinics that trained the model, and "
             "say nothing about a clinic it has not seen."
         )
     names = sorted(metrics.held_out)
@@ -128,6 +130,15 @@ def _answer(metrics: Metrics) -> str:
     )
     bounds = f"95 % interval {interval(figure)}; " if interval(figure) else ""
     return f"{where} macro-F1 is {rate(figure.value)} ({bounds}{counted(cells, 'cell')})."
+
+
+def unseen(metrics: Metrics) -> str:
+    """Why there is no figure of a clinic that the model has not seen: none was planned, or none gave a result."""
+    planned = metrics.planned
+    if not planned:
+        return "No clinic was held out"
+    who = "clinic" if len(planned) == 1 else "clinics"
+    return f"The held-out {who} of the plan ({listed(planned)}) gave no final result"
 
 
 def _rare(metrics: Metrics) -> str:
@@ -206,9 +217,11 @@ def _unique(texts: list[str]) -> tuple[str, ...]:
 
 
 def _what(missing: set[int], refused: set[int]) -> str:
+    in_rounds = refused - {_LAST}
     parts = [f"no reply in {_rounds(missing)}"] if missing else []
-    parts += [f"reply not counted in {_rounds(refused)}"] if refused - {0} else []
-    parts += ["reply not counted"] if refused == {0} else []
+    parts += [f"reply not counted in {_rounds(in_rounds)}"] if in_rounds - {0} else []
+    parts += ["reply not counted"] if in_rounds == {0} else []
+    parts += ["no result in the measurements at the end"] if _LAST in refused else []
     return "; ".join(parts) or "no result in the whole study"
 
 
@@ -218,7 +231,7 @@ def _rounds(numbers: set[int]) -> str:
 
 
 def _silent(run: Run, name: str) -> bool:
-    if run.metrics.clinics[name].role == "held-out":
+    if name in run.metrics.planned:
         return name not in run.metrics.held_out
     return bool(run.rounds) and not any(name in record.train for record in run.rounds)
 

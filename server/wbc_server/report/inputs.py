@@ -110,6 +110,7 @@ class Metrics(Record):
     selection: str = ""
     clinics: dict[str, Clinic]
     rare_classes: tuple[str, ...] = ()
+    held_out_planned: tuple[str, ...] = ()
     held_out: dict[str, Evaluation] = Field(default={})
     mean_held_out: MeanRecord | None = None
     in_domain: dict[str, Evaluation] = Field(default={})
@@ -119,6 +120,12 @@ class Metrics(Record):
     cautions: tuple[str, ...] = ()
     privacy: PrivacyRecord | None = None
     calibration: CalibrationRecord | None = None
+
+    @property
+    def planned(self) -> tuple[str, ...]:
+        """Held-out clinics of the plan, whether or not they gave a result, in name order."""
+        took_part = [name for name, clinic in self.clinics.items() if clinic.role == "held-out"]
+        return tuple(sorted({*self.held_out_planned, *took_part}))
 
     @model_validator(mode="after")
     def _one_number_of_classes(self) -> Self:

@@ -58,6 +58,7 @@ def _context(run: Run) -> dict[str, Any]:
         "exported": None if metrics.selected_round is None else name_export(metrics.selected_round, metrics.selection),
         "summary": findings.summary(run),
         "tiles": findings.tiles(run),
+        "unseen": findings.unseen(metrics),
         "absences": findings.absences(run),
         "not_shown": focus.note(metrics, names),
         "case_mix": tables.case_mix(few.metrics),
