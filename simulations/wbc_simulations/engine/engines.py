@@ -1,7 +1,7 @@
 """The engines of a simulation: the same ServerApp and ClientApp that hospitals run, without a network between them.
 
 `in-process` (default) is a Grid of our own on Flower's public API: messages are answered when their replies are asked
-for, in this process, two clinics side by side on half of the cores each (`side_by_side`), so that few updates are in
+for, in this process, up to six clinics side by side that share the cores (`side_by_side`), so that few updates are in
 memory at a time and a round costs milliseconds beyond its training. `ray` is Flower's own simulation engine, for
 studies that one process, or one machine, is too small for.
 """
