@@ -54,11 +54,19 @@ class Command:
 
 @dataclass
 class KeptProcess:
-    """A command and its process of the moment."""
+    """A command and its process of the moment.
+
+    Attributes:
+        command: the command.
+        process: its process; None before it starts and between two.
+        starts: how often it was started.
+        last_code: what it last ended with by itself; None if it never did.
+    """
 
     command: Command
     process: subprocess.Popen[bytes] | None = None
     starts: int = 0
+    last_code: int | None = None
     _pause_seconds: float = 0.5
     _started_at: float = 0.0
     _start_at: float = 0.0
@@ -96,7 +104,7 @@ class KeptProcess:
 
     def _bury(self, now: float) -> None:
         assert self.process is not None
-        code = self.process.returncode
+        self.last_code = self.process.returncode
         end_group(self.process)
         self.process = None
         steady = now - self._started_at > _STEADY_SECONDS
@@ -105,7 +113,7 @@ class KeptProcess:
         log.warning(
             "%s ended with code %s, starts again in %.0f s; its log is %s",
             self.command.name,
-            code,
+            self.last_code,
             self._pause_seconds,
             self.command.log,
         )

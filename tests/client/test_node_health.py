@@ -33,12 +33,24 @@ def exit_of(*arguments: str) -> int:
     return left.value.code
 
 
-@pytest.mark.parametrize(("state", "code"), [("up", 4), ("registered", 5), ("approved", 0), ("training", 0)])
-def test_each_of_the_four_states_has_its_exit_code(site: Site, tmp_path: Path, state: State, code: int) -> None:
+@pytest.mark.parametrize(
+    ("state", "code"),
+    [("up", 4), ("registered", 5), ("opening", 1), ("failing", 1), ("approved", 0), ("training", 0)],
+)
+def test_each_state_of_a_node_has_its_exit_code(site: Site, tmp_path: Path, state: State, code: int) -> None:
     with only_node(site):
         StateFile(state_path(site)).note(state)
         assert read_health(site).state == state
         assert exit_of("status", str(tmp_path / "clinic.toml"), "--json") == code
+
+
+@pytest.mark.parametrize("state", ["opening", "failing"])
+def test_a_node_whose_trainer_does_not_serve_names_the_log_that_says_why(site: Site, state: State) -> None:
+    with only_node(site):
+        StateFile(state_path(site)).note(state)
+        error = read_health(site).error
+    assert error is not None
+    assert str(site.state_dir / "node" / "trainer.log") in error.remedy
 
 
 def test_a_node_that_was_killed_counts_as_stopped_whatever_its_file_says(site: Site, tmp_path: Path) -> None:

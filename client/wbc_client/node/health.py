@@ -1,7 +1,8 @@
 """How a clinic's node is, for whoever asks from outside: `wbc-client status`, a service manager, a container's check.
 
 The node writes its state beside its ledger and touches the file while it works; a lock that the kernel frees with its
-process tells whether it lives. So a node that was killed is not taken for a well one, nor is one that hangs.
+process tells whether it lives. So a node that was killed is not taken for a well one, nor is one that hangs, nor one
+whose trainer cannot open the clinic: a node serves once its trainer does.
 """
 
 import json
@@ -17,7 +18,7 @@ from wbc_common.errors import ConnectionFailure, PolicyError, SettingError, WbcE
 from wbc_common.files import write_atomically
 from wbc_common.locks import holding, is_held
 
-State = Literal["up", "registered", "approved", "training"]
+State = Literal["up", "registered", "opening", "failing", "approved", "training"]
 _TOUCH_SECONDS = 5.0
 _HANGS_AFTER_SECONDS = 120.0  # longer than ending processes and asking an unreachable coordinator takes
 
@@ -47,7 +48,7 @@ class Health:
     """What `wbc-client status` tells.
 
     Attributes:
-        state: one of the four states of a node, or `stopped`, or `hangs`.
+        state: one of a node's states, or `stopped`, or `hangs`; it serves where it is `approved` or `training`.
         since: seconds since 1970 at which the state began; None without a node.
         error: what is wrong and what to do; None where the node serves.
     """
@@ -85,23 +86,39 @@ def read_health(site: Site) -> Health:
         values = json.loads(state_path(site).read_text(encoding="utf-8"))
         silent_seconds = time.time() - state_path(site).stat().st_mtime
     except (OSError, ValueError):
-        return Health("up", error=_ERRORS["up"])  # it has just started
+        return Health("up", error=_error(site, "up"))  # it has just started
     if silent_seconds > _HANGS_AFTER_SECONDS:
         hangs = WbcError(f"the node gave no sign for {silent_seconds:.0f} s", remedy="end it and start it again")
         return Health("hangs", error=hangs)
-    return Health(values["state"], values["since"], _ERRORS.get(values["state"]))
+    return Health(values["state"], values["since"], _error(site, values["state"]))
 
 
-_ERRORS: dict[str, WbcError] = {
-    "up": ConnectionFailure(
-        "the node runs; the coordinator does not answer it, or does not know its key",
-        remedy="wbc-client check clinic.toml names the hop that fails",
-    ),
-    "registered": PolicyError(
-        "the node runs and is known to the coordinator; the plan here is not approved",
-        remedy="read it and agree to it: wbc-client approve clinic.toml",
-    ),
-}
+def trainer_log(site: Site) -> Path:
+    """Where the trainer of a clinic says what it does and why it ended."""
+    return site.state_dir / "node" / "trainer.log"
+
+
+def _error(site: Site, state: str) -> WbcError | None:
+    """What is wrong in a state and what to do; None where the node serves."""
+    errors: dict[str, WbcError] = {
+        "up": ConnectionFailure(
+            "the node runs; the coordinator does not answer it, or does not know its key",
+            remedy="wbc-client check clinic.toml names the hop that fails",
+        ),
+        "registered": PolicyError(
+            "the node runs and is known to the coordinator; the plan here is not approved",
+            remedy="read it and agree to it: wbc-client approve clinic.toml",
+        ),
+        "opening": WbcError(
+            "the node runs and is approved; its trainer still opens the cells",
+            remedy=f"wait; if it takes too long see {trainer_log(site)}",
+        ),
+        "failing": WbcError(
+            "the node runs and is approved; its trainer ended and none serves since, though it is started again",
+            remedy=f"{trainer_log(site)} says why at its end; wbc-client check clinic.toml opens the same cells",
+        ),
+    }
+    return errors.get(state)
 
 
 def _lock(site: Site) -> Path:

@@ -2,7 +2,8 @@
 
 Resident trainer, Flower's SuperNode (the one outbound connection), its SuperExec (asks for a `flwr-clientapp` for each
 message) and the starter that forks it, with the bundle check in front. Whether the node serves is judged by asking the
-coordinator with its key, not by exit codes: a SuperNode that was refused leaves with code 0.
+coordinator with its key, not by exit codes: a SuperNode that was refused leaves with code 0. And by the trainer's own
+mark that it serves: until then it may decode cells for minutes, or end again and again on a path that is not there.
 """
 
 import logging
@@ -21,9 +22,9 @@ from wbc_client.node import guard, starter, trainer
 from wbc_client.node.approval import check_approved
 from wbc_client.node.connection import say_hello
 from wbc_client.node.guard import guarded_path, write_launcher
-from wbc_client.node.health import State, StateFile, state_path
+from wbc_client.node.health import State, StateFile, state_path, trainer_log
 from wbc_client.node.step import StepWatch
-from wbc_client.node.trainer import BUSY_NAME, private_socket
+from wbc_client.node.trainer import BUSY_NAME, READY_NAME, private_socket, remove_marks
 from wbc_client.site import Site
 from wbc_common.bundle import Bundle, build_bundle
 from wbc_common.errors import ConnectionFailure, WbcError
@@ -42,9 +43,11 @@ class Node:
     """A clinic's node while it runs."""
 
     site: Site
+    trainer: KeptProcess
     kept: list[KeptProcess]
     socket: Path
     state: StateFile
+    _ready_start: int = 0
     _asked_at: float = -_ASK_SECONDS
     _registered: bool = False
     _told: str = ""
@@ -61,10 +64,16 @@ class Node:
     def work(self) -> None:
         """Look after the processes until interrupted."""
         while True:
-            for process in self.kept:
-                process.look()
-            self._note_state()
+            self.look()
             time.sleep(_LOOK_SECONDS)
+
+    def look(self) -> None:
+        """Look after each process once, and note how the node is."""
+        for process in self.kept:
+            process.look()
+        if not self.trainer.runs:
+            remove_marks(self.socket)
+        self._note_state()
 
     def end(self) -> None:
         """End all processes; the SuperNode takes its leave from the coordinator."""
@@ -85,7 +94,16 @@ class Node:
             check_approved(self.site)
         except WbcError:
             return "registered"
+        if not self._trainer_serves:
+            return "opening" if self.trainer.last_code is None else "failing"
         return "training" if self.socket.with_name(BUSY_NAME).exists() else "approved"
+
+    @property
+    def _trainer_serves(self) -> bool:
+        """Whether the trainer that runs has ever marked that it serves: a mark may go with an old file in /tmp."""
+        if self.socket.with_name(READY_NAME).exists():
+            self._ready_start = self.trainer.starts
+        return self.trainer.runs and self._ready_start == self.trainer.starts
 
     def _ask(self) -> bool:
         try:
@@ -128,10 +146,10 @@ def prepare(clinic_file: Path, site: Site) -> Node:
         },
     )
     guarded = {**environment, "PATH": guarded_path(write_launcher(folder / "bin"), environment["PATH"])}
-    node = Node(site, [], socket_path, StateFile(state_path(site)))
+    resident = KeptProcess(_trainer(site, clinic_file, socket_path, environment))
+    node = Node(site, resident, [resident], socket_path, StateFile(state_path(site)))
     supernode = _supernode(site, port, secret, environment, folder)
     node.kept += [
-        KeptProcess(_trainer(clinic_file, socket_path, environment, folder)),
         KeptProcess(_starter(starter_path, environment, folder)),
         KeptProcess(replace(supernode, may_start=lambda: node.is_registered)),
         KeptProcess(_superexec(port, secret, guarded, folder)),
@@ -169,9 +187,9 @@ def _set_writable(folder: Path, *, writable: bool) -> None:
         path.chmod(mode | stat.S_IWUSR if writable else mode & ~0o222)
 
 
-def _trainer(clinic_file: Path, socket_path: Path, environment: dict[str, str], folder: Path) -> Command:
+def _trainer(site: Site, clinic_file: Path, socket_path: Path, environment: dict[str, str]) -> Command:
     arguments = [sys.executable, "-m", "wbc_client.node.trainer", str(clinic_file.resolve()), str(socket_path)]
-    return Command("trainer", arguments, environment, folder / "trainer.log")
+    return Command("trainer", arguments, environment, trainer_log(site))
 
 
 def _starter(starter_path: Path, environment: dict[str, str], folder: Path) -> Command:

@@ -19,7 +19,7 @@ import grpc
 SERVICE, METHOD = "wbc.Trainer", "Answer"
 SOCKET_VARIABLE = "WBC_TRAINER_SOCKET"
 OPTIONS = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
-BUSY_NAME = "busy"
+READY_NAME, BUSY_NAME = "ready", "busy"  # files beside the socket, for the node: it serves, it works
 ANSWER, ERROR = b"\x00", b"\x01"  # the first byte of a reply: records follow, or the text of an error's kind
 
 log = logging.getLogger(__name__)
@@ -42,12 +42,19 @@ def serve(clinic: Path, socket: Path) -> None:
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=1), options=OPTIONS)
     handler = grpc.unary_unary_rpc_method_handler(lambda request, _: _answer(clinic, request, socket))
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
-    for left in (socket, socket.with_name(BUSY_NAME)):
-        left.unlink(missing_ok=True)
+    remove_marks(socket)
+    socket.unlink(missing_ok=True)
     server.add_insecure_port(f"unix:{socket}")
     server.start()
+    socket.with_name(READY_NAME).touch()
     log.info("clinic %s: trainer ready with %d cells on %s", opened.site.clinic, len(opened.cells), opened.device)
     server.wait_for_termination()
+
+
+def remove_marks(socket: Path) -> None:
+    """Remove what a trainer that ended left beside its socket."""
+    for name in (READY_NAME, BUSY_NAME):
+        socket.with_name(name).unlink(missing_ok=True)
 
 
 def _answer(clinic: Path, request: bytes, socket: Path) -> bytes:
