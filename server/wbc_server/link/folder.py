@@ -19,6 +19,8 @@ class GatewaySettings(Settings):
         port: port to listen on.
         max_body_megabytes: a larger request is refused; Flower sends models in pieces of 5 MB.
         requests_per_second: of one clinic, on average; more get 503, on which a node waits and repeats.
+        connections_per_address: that one address, or one IPv6 /64, may have open. To be raised where all clinics come
+            through one address that is not this machine's, such as a relay or a container runtime that hides theirs.
         warn_days: days before a certificate's end from which every start warns.
     """
 
@@ -27,6 +29,7 @@ class GatewaySettings(Settings):
     port: int = Field(8443, ge=1, le=65535)
     max_body_megabytes: float = Field(16.0, gt=0, le=2048)
     requests_per_second: float = Field(200.0, gt=0, le=100_000)
+    connections_per_address: int = Field(64, ge=1, le=100_000)
     warn_days: int = Field(30, ge=0, le=3650)
 
 

@@ -9,6 +9,7 @@ it within a tenth of a second, with fewer requests.
 import argparse
 import asyncio
 import logging
+import resource
 import ssl
 import sys
 import time
@@ -28,6 +29,7 @@ from starlette.routing import Route
 from wbc_common.link import BANDWIDTH_PATH, FLEET_PREFIX, HEALTH_PATH, HELLO_PATH, KEY_HEADER, Welcome
 from wbc_server.exchange.deployment import Deployment
 from wbc_server.link.arrivals import Arrivals
+from wbc_server.link.connections import GuardedProtocol
 from wbc_server.link.doorkeeper import Doorkeeper, Refused
 from wbc_server.link.folder import StudyFolder
 
@@ -203,13 +205,19 @@ async def _refuse_slow(request: Request, _: Exception) -> Response:
     return await _refuse(request, Refused(408, "the body took too long"))
 
 
-def serve(folder: StudyFolder, link_port: int, bundle: str) -> None:
-    """Serve until ended. TLS 1.2 at least; both sides prefer 1.3."""
+def build_server(folder: StudyFolder, link_port: int, bundle: str) -> uvicorn.Server:
+    """The gateway behind its socket. TLS 1.2 at least; both sides prefer 1.3."""
     settings = folder.settings()
+
+    class Guarded(GuardedProtocol):
+        most_per_address = settings.connections_per_address
+
     config = uvicorn.Config(
         build_app(folder, link_port, bundle, lambda: server.should_exit),
         host=settings.bind,
         port=settings.port,
+        http=Guarded,
+        ws="none",
         ssl_certfile=str(folder.certificate),
         ssl_keyfile=str(folder.certificate_key),
         log_level="warning",
@@ -223,7 +231,13 @@ def serve(folder: StudyFolder, link_port: int, bundle: str) -> None:
     assert config.ssl is not None
     config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
     server = uvicorn.Server(config)
-    server.run()
+    return server
+
+
+def _allow_many_files() -> None:
+    """As many open files as the machine permits: a connection here can take another to the SuperLink."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def main() -> None:
@@ -235,7 +249,8 @@ def main() -> None:
     parser.add_argument("--link-port", type=int, required=True)
     parser.add_argument("--bundle", required=True)
     given = parser.parse_args()
-    serve(StudyFolder(given.folder), given.link_port, given.bundle)
+    _allow_many_files()
+    build_server(StudyFolder(given.folder), given.link_port, given.bundle).run()
 
 
 if __name__ == "__main__":
