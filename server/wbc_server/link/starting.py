@@ -4,6 +4,7 @@ Only the gateway is reachable from outside. The SuperLink gets a port of its own
 authentication, a secret that its SuperExec must know, its state in SQLite, and no right to install anything.
 """
 
+import ipaddress
 import logging
 import secrets
 import socket
@@ -144,14 +145,29 @@ def _gateway(folder: StudyFolder, port: int, environment: dict[str, str], bundle
 def gateway_answers(folder: StudyFolder) -> bool:
     """Whether the gateway answers over TLS, whatever it says of the SuperLink."""
     settings = folder.settings()
-    host = "127.0.0.1" if settings.bind in ("0.0.0.0", "127.0.0.1") else settings.bind
     context = ssl.create_default_context(cafile=str(folder.authority))
     context.check_hostname = False  # asked on loopback, whatever names the certificate has
     try:
-        httpx.get(f"https://{host}:{settings.port}{HEALTH_PATH}", verify=context, trust_env=False, timeout=5)
-    except httpx.TransportError:
+        httpx.get(
+            f"https://{reached_at(settings.bind)}:{settings.port}{HEALTH_PATH}",
+            verify=context,
+            trust_env=False,
+            timeout=5,
+        )
+    except (httpx.TransportError, httpx.InvalidURL):  # no gateway can listen on what is no address
         return False
     return True
+
+
+def reached_at(bind: str) -> str:
+    """Where this machine reaches what listens on an address or host name, as a URL has it."""
+    try:
+        address = ipaddress.ip_address(bind)
+    except ValueError:
+        return bind
+    if address.is_unspecified:
+        return "127.0.0.1" if address.version == 4 else "[::1]"
+    return str(address) if address.version == 4 else f"[{address}]"
 
 
 def listens(host: str, port: int) -> bool:
