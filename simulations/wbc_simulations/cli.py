@@ -3,6 +3,8 @@
 import json
 import logging
 import sys
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -40,23 +42,28 @@ def run(
 
     from wbc_server.run_folder import RunFolder
     from wbc_simulations.display import StudyDisplay
+    from wbc_simulations.engine.engines import check_engine
     from wbc_simulations.experiment import DEFAULT_EXPERIMENT, plan_study, read_experiment, with_changes
     from wbc_simulations.results import results_table
-    from wbc_simulations.running import continue_run, dated_folder, finish_run, start_run, unfinished_run
+    from wbc_simulations.running import continue_run, dated_folder, finish_run, new_run, unfinished_run
 
     console = Console(stderr=as_json)
+    check_engine(engine, ray_address)
+    laid_out: AbstractContextManager[None] = nullcontext()
     if resume:
-        _refuse_with_resume(study=study, data=data, held_out=held_out, changes=changes)
+        _refuse_with_resume({"--study": study, "--data": data, "--held-out": held_out, "--set": changes})
         folder = RunFolder(output or unfinished_run())
         experiment, plan = continue_run(folder)
     else:
         folder = RunFolder(output or dated_folder())
         experiment, settings = with_changes(read_experiment(study or DEFAULT_EXPERIMENT, data), parse_changes(changes))
         plan = plan_study(experiment, held_out=held_out or (), changes=settings)
-        start_run(experiment, plan, folder)
-    console.print(f"study {plan.name}, plan {plan.hash[:12]}, folder {folder.path}", highlight=False, soft_wrap=True)
+        laid_out = new_run(experiment, plan, folder)
     try:
-        with StudyDisplay(console):
+        with laid_out, StudyDisplay(console):
+            console.print(
+                f"study {plan.name}, plan {plan.hash[:12]}, folder {folder.path}", highlight=False, soft_wrap=True
+            )
             finish_run(experiment, plan, folder, engine, ray_address=ray_address)
     except KeyboardInterrupt:
         console.print(
@@ -225,11 +232,11 @@ def realism(
     typer.echo(json.dumps([asdict(clinic) for clinic in found]) if as_json else realism_table(found))
 
 
-def _refuse_with_resume(**given: object) -> None:
-    names = [name.replace("_", "-") for name, value in given.items() if value]
-    if names:
+def _refuse_with_resume(given: Mapping[str, object]) -> None:
+    options = [option for option, value in given.items() if value]
+    if options:
         raise SettingError(
-            f"--resume goes on with the plan of the run and takes no other: {', '.join(names)}",
+            f"--resume goes on with the plan of the run and takes no other: {', '.join(options)}",
             remedy="leave these out, or start a new run without --resume",
         )
 

@@ -1,6 +1,9 @@
 """One run from experiment to finished folder: prepare, go on where it stopped, run."""
 
 import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -26,10 +29,45 @@ def start_run(experiment: Experiment, study: StudyConfig, folder: RunFolder) -> 
     Raises:
         SettingError: the folder holds something already.
     """
+    _refuse_full(folder)
+    _lay_out(experiment, study, folder)
+
+
+@contextmanager
+def new_run(experiment: Experiment, study: StudyConfig, folder: RunFolder) -> Iterator[None]:
+    """A new run folder, taken away again where the run fails before a round is kept: there is nothing to go on with.
+
+    Ctrl-C leaves it, to go on with.
+
+    Raises:
+        SettingError: the folder holds something already.
+    """
+    was_there = folder.path.exists()
+    _refuse_full(folder)
+    try:
+        _lay_out(experiment, study, folder)
+        yield
+    except Exception:
+        if not holds_rounds(folder):
+            shutil.rmtree(folder.path, ignore_errors=True)
+            if was_there:
+                folder.path.mkdir(exist_ok=True)
+        raise
+
+
+def holds_rounds(folder: RunFolder) -> bool:
+    """Whether a run, or a part of a bound, has kept a round."""
+    return any(any(folder.path.rglob(file.name)) for file in (folder.journal, folder.kept_round))
+
+
+def _refuse_full(folder: RunFolder) -> None:
     if folder.path.exists() and any(folder.path.iterdir()):
         raise SettingError(
             f"{folder.path} is not empty", remedy="choose another --output, or go on with that run: --resume"
         )
+
+
+def _lay_out(experiment: Experiment, study: StudyConfig, folder: RunFolder) -> None:
     folder.path.mkdir(parents=True, exist_ok=True)
     write_experiment(experiment, folder.path / EXPERIMENT_FILE)
     write_study(study, folder.study_file)

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import socket
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -12,6 +14,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from wbc_common.errors import ConnectionFailure, SettingError
 from wbc_simulations.engine import engines as engine
 from wbc_simulations.engine.engines import InProcessGrid
 
@@ -94,6 +97,34 @@ def test_contract_a_client_app_takes_the_message_types_of_every_task() -> None:
     for kind in MESSAGE_TYPES.values():
         (reply,) = grid.send_and_receive([grid.create_message(RecordDict(), kind, 1, "1")])
         assert not reply.has_error()
+
+
+# What an engine needs is known before anything is made for it.
+
+
+def test_an_engine_that_is_not_installed_and_a_cluster_where_nobody_answers_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("ray", reason='Ray comes with pip install ".[simulation]"')
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ConnectionFailure, match=r"cannot use Ray at 127\.0\.0\.1:1: .*refused"):
+        engine.check_engine("ray", "127.0.0.1:1")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:99999")
+    with pytest.raises(ConnectionFailure, match="--ray-address HOST:PORT"):
+        engine.check_engine("ray")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(SettingError, match="not installed"):
+        engine.check_engine("ray", "auto")
+
+
+def test_a_cluster_that_answers_and_one_that_ray_finds_itself_are_taken() -> None:
+    pytest.importorskip("ray", reason='Ray comes with pip install ".[simulation]"')
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        port = head.getsockname()[1]
+        engine.check_engine("ray", f"127.0.0.1:{port}")
+        engine.check_engine("ray", f"ray://127.0.0.1:{port}")
+    engine.check_engine("ray", "auto")
+    engine.check_engine("in-process")
 
 
 # What the grid promises.

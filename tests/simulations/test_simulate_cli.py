@@ -48,6 +48,8 @@ def exit_of(monkeypatch: pytest.MonkeyPatch):
         (["run", "--data", "nowhere"], 3, "nowhere"),
         (["run", "--resume"], 2, "no unfinished run"),
         (["run", "--resume", "--output", "nowhere"], 2, "no run to go on with"),
+        (["run", "--ray-address", "10.0.0.1:6379"], 2, "for the engine 'ray'"),
+        (["run", "--engine", "ray", "--ray-address", "127.0.0.1:1"], 4, "cannot use Ray at 127.0.0.1:1"),
         (["compare"], 2, "no method to compare"),
         (["sweep", "--seed", "9"], 2, "no seed 9"),
         (["sweep", "--fold", "atlantis"], 2, "no clinic is called atlantis"),
@@ -98,7 +100,7 @@ def test_help_says_that_a_clinic_held_out_by_the_file_trains_when_another_is_nam
 @pytest.mark.parametrize("option", ["--study", "--data", "--held-out", "--set"])
 def test_resume_takes_no_other_plan(exit_of, capsys: pytest.CaptureFixture[str], option: str) -> None:
     assert exit_of("run", "--resume", option, "loss.tau=1") == 2
-    assert "takes no other" in capsys.readouterr().err
+    assert f"takes no other: {option}\n" in capsys.readouterr().err
 
 
 def test_ctrl_c_says_how_to_go_on_and_exits_130(
@@ -121,6 +123,33 @@ def test_ctrl_c_says_how_to_go_on_and_exits_130(
     monkeypatch.setattr(running, "finish_run", finish)
     assert exit_of("run", "--output", "out", "--resume") == 130
     assert gone_on == [(tiny_experiment(), RunFolder(Path("out")))]
+
+
+@pytest.mark.parametrize("was_there", [True, False], ids=["in an empty folder", "in a new folder"])
+def test_a_run_that_fails_before_its_first_round_leaves_nothing_and_its_folder_can_be_used(
+    exit_of, study_file: str, capsys: pytest.CaptureFixture[str], was_there: bool
+) -> None:
+    Path("damaged.safetensors").write_bytes(b"no network")
+    folder = Path("runs/mine")
+    if was_there:
+        folder.mkdir(parents=True)
+    started = ["run", "--study", study_file, "--output", str(folder)]
+    assert exit_of(*started, "--set", "model.weights=damaged.safetensors") == 3
+    assert "cannot read weights damaged.safetensors" in capsys.readouterr().err
+    assert folder.exists() == was_there
+    assert exit_of("run", "--resume") == 2
+    assert "no unfinished run" in capsys.readouterr().err
+    assert exit_of(*started, "--set", "rounds=1") == 0
+
+
+def test_a_run_that_fails_after_a_round_is_kept(exit_of, study_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(experiment: object, plan: object, folder: RunFolder, engine: str, *, ray_address: str | None) -> None:
+        folder.journal.touch()
+        raise OSError("disk full")
+
+    monkeypatch.setattr(running, "finish_run", fail)
+    assert exit_of("run", "--study", study_file, "--output", "out") == 1
+    assert RunFolder(Path("out")).study() == plan_study(tiny_experiment())
 
 
 def test_settings_and_held_out_clinics_reach_the_plan(

@@ -6,11 +6,14 @@ memory at a time and a round costs milliseconds beyond its training. `ray` is Fl
 studies that one process, or one machine, is too small for.
 """
 
+import importlib.util
 import logging
 import os
+import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -20,12 +23,13 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from wbc_client.location import NODE_KEY, clinic_files
-from wbc_common.errors import SettingError
+from wbc_common.errors import ConnectionFailure, SettingError
 from wbc_server.run_folder import RUN_KEY, RunFolder
 from wbc_simulations.engine.side_by_side import Crew, Job, crew_for_this_machine, results_in_order
 
 EngineName = Literal["in-process", "ray"]
 _RUN_ID = 1
+_ANSWER_SECONDS = 5.0  # for the head of a Ray cluster to take a connection
 
 
 class InProcessGrid(Grid):
@@ -97,6 +101,41 @@ class InProcessGrid(Grid):
         return self._client_app(message, self._contexts[message.metadata.dst_node_id])
 
 
+def check_engine(engine: EngineName, ray_address: str | None = None) -> None:
+    """Check that an engine can be used, before a folder or a cell is made for it.
+
+    Raises:
+        SettingError: a cluster is named for the engine that runs in this process, or Ray is not installed.
+        ConnectionFailure: nobody answers at the address of the cluster.
+    """
+    _refuse_address(engine, ray_address)
+    if engine != "ray":
+        return
+    if importlib.util.find_spec("ray") is None:
+        raise SettingError("engine 'ray' is not installed", remedy='pip install "wbc-fl[simulation]"')
+    address = ray_address or os.environ.get("RAY_ADDRESS")
+    if address:
+        _check_answers(address)
+
+
+def _refuse_address(engine: EngineName, ray_address: str | None) -> None:
+    if ray_address and engine != "ray":
+        raise SettingError("--ray-address is for the engine 'ray'", remedy="add --engine ray, or leave the address out")
+
+
+def _check_answers(address: str) -> None:
+    """Connect to the head once; an address without host and port ("auto") is Ray's own to find."""
+    try:
+        found = urlsplit(address if "//" in address else f"//{address}")
+        if found.hostname and found.port:
+            socket.create_connection((found.hostname, found.port), timeout=_ANSWER_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise ConnectionFailure(
+            f"cannot use Ray at {address}: {error}",
+            remedy="start the cluster's head (ray start --head) and give its address: --ray-address HOST:PORT",
+        ) from error
+
+
 def run_study(folder: RunFolder, clinic_folder: Path, engine: EngineName, *, ray_address: str | None = None) -> None:
     """Run the study of a folder to its end.
 
@@ -109,8 +148,7 @@ def run_study(folder: RunFolder, clinic_folder: Path, engine: EngineName, *, ray
     Raises:
         SettingError: a cluster is named for the engine that runs in this process.
     """
-    if ray_address and engine != "ray":
-        raise SettingError("--ray-address is for the engine 'ray'", remedy="add --engine ray, or leave the address out")
+    _refuse_address(engine, ray_address)
     from wbc_client.app import app as client_app
     from wbc_server.app import app as server_app
 
