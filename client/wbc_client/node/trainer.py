@@ -13,13 +13,18 @@ from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
+
+if TYPE_CHECKING:  # the courier imports this module and holds no torch
+    import torch
 
 SERVICE, METHOD = "wbc.Trainer", "Answer"
 SOCKET_VARIABLE = "WBC_TRAINER_SOCKET"
 OPTIONS = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 READY_NAME, BUSY_NAME = "ready", "busy"  # files beside the socket, for the node: it serves, it works
+_CUDA_OUT_OF_MEMORY = 2
 ANSWER, ERROR = b"\x00", b"\x01"  # the first byte of a reply: records follow, or the text of an error's kind
 
 log = logging.getLogger(__name__)
@@ -40,7 +45,9 @@ def serve(clinic: Path, socket: Path) -> None:
 
     opened = open_clinic(clinic)
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=1), options=OPTIONS)
-    handler = grpc.unary_unary_rpc_method_handler(lambda request, _: _answer(clinic, request, socket))
+    handler = grpc.unary_unary_rpc_method_handler(
+        lambda request, _: _answer(clinic, request, socket=socket, device=opened.device)
+    )
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
     remove_marks(socket)
     socket.unlink(missing_ok=True)
@@ -57,7 +64,25 @@ def remove_marks(socket: Path) -> None:
         socket.with_name(name).unlink(missing_ok=True)
 
 
-def _answer(clinic: Path, request: bytes, socket: Path) -> bytes:
+def end_if_lost(device: "torch.device") -> None:
+    """End this process if its GPU fails whatever it is asked: the node starts another one, and the courier asks that.
+
+    After an illegal access or a failed assertion on the device every later call of the process fails like the first.
+    Memory that is full is no such fault (`wbc_client.device.memory_of`).
+    """
+    import torch
+
+    if device.type != "cuda":
+        return
+    try:
+        torch.cuda.synchronize(device)
+    except torch.AcceleratorError as error:
+        if getattr(error, "error_code", None) != _CUDA_OUT_OF_MEMORY:
+            log.exception("%s is lost to this process, which ends so that another one is started", device)
+            os._exit(1)  # from a thread, where SystemExit would end that alone
+
+
+def _answer(clinic: Path, request: bytes, *, socket: Path, device: "torch.device") -> bytes:
     from flwr.app import Error
 
     from wbc_client.boundary import answer_records
@@ -71,7 +96,10 @@ def _answer(clinic: Path, request: bytes, socket: Path) -> bytes:
 
     with _busy(socket):
         reply = answer_records(approved_clinic, lambda: unpack(request))
-    return ERROR + str(reply.reason).encode() if isinstance(reply, Error) else ANSWER + pack(reply)
+    if not isinstance(reply, Error):
+        return ANSWER + pack(reply)
+    end_if_lost(device)
+    return ERROR + str(reply.reason).encode()
 
 
 @contextmanager
