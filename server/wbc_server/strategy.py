@@ -45,6 +45,7 @@ from wbc_server.exchange.participation import Roster, content_of, instruct
 from wbc_server.gate import check_class_sums, check_evaluation, check_precision, check_update
 from wbc_server.prediction import for_prediction
 from wbc_server.record.round_book import RoundBook, Stage
+from wbc_server.record.statement_gate import check_statements
 
 
 class WbcStrategy(Strategy):
@@ -207,6 +208,7 @@ class WbcStrategy(Strategy):
         update = decode_update(records)
         declared = self.roster.class_counts[clinic][0]
         check_precision(update.sent_as, self.study.transport)
+        check_statements(update, self.study.privacy)
         check_update(update.delta, update.class_counts, self._template(), declared, self.study.aggregation)
         return update
 

@@ -376,6 +376,12 @@ def test_undefined_figures_are_dashes_never_nan_or_none(tmp_path: Path) -> None:
     assert not re.search(r"\b(nan|None|null|inf)\b", page.text)
 
 
+def test_a_loss_that_an_older_journal_let_in_breaks_the_line_and_not_the_report(tmp_path: Path) -> None:
+    metrics, rounds = five_classes()
+    rounds[3]["train"]["chula"]["loss"] = 1.7e308
+    assert "Training loss" in parsed(write_report(put(tmp_path, metrics, rounds))).text
+
+
 def test_a_bare_nan_in_the_files_reads_as_undefined(tmp_path: Path) -> None:
     metrics, rounds = five_classes()
     metrics["mean_held_out"]["rare_recall"] = {"value": float("nan"), "low": float("nan"), "high": float("nan")}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wbc_common.errors import DataError, SettingError, UpdateRefused
+from wbc_common.errors import DataError, MessageError, SettingError, UpdateRefused
 from wbc_common.study import StudyConfig, parse_study
 from wbc_common.wire import Evaluation, Update
 from wbc_server.exchange.participation import Roster
@@ -270,3 +270,15 @@ def test_a_plan_that_exports_the_average_loads_the_average(tmp_path: Path) -> No
         book.commit()
     found = book.load_selected()["head.bias"]
     assert (found.tolist(), found.dtype) == ([9, 8], np.float32)
+
+
+def test_a_reason_that_quotes_a_clinic_stands_in_the_journal_on_one_line_and_cut(tmp_path: Path) -> None:
+    book = open_book(tmp_path)
+    book.open_round(1)
+    book.refuse("north", "update", MessageError("surplus records a\n\x1b[2Jb" + "c" * 10_000, remedy="look"))
+    book.keep(model(1))
+    book.commit()
+    (record,) = journal.read(tmp_path / "rounds.jsonl")
+    reason = record["refused"][0]["reason"]
+    assert reason.startswith("surplus records a [2Jbccc")
+    assert (reason.isprintable(), len(reason)) == (True, 500)

@@ -415,3 +415,17 @@ def test_an_update_in_another_precision_than_the_plans_is_refused(tmp_path: Path
     assert [(entry["clinic"], entry["reason"]) for entry in record["refused"]] == [
         ("north", "update came as fp32, expected int8")
     ]
+
+
+def test_a_loss_beyond_all_charts_is_refused_with_its_update(tmp_path: Path) -> None:
+    def boasts(clinic: str, task: Task) -> Reply:
+        reply = moves(clinic, task)
+        if clinic == "north" and isinstance(reply, RoundReply):
+            return replace(reply, update=replace(reply.update, losses={"loss": 1.7e308}))
+        return reply
+
+    strategy = strategy_in(tmp_path, a_study())
+    train_round(strategy, grid_of(boasts))
+    record = commit(strategy)
+    assert list(record["train"]) == ["east"]
+    assert [(entry["clinic"], entry["stage"]) for entry in record["refused"]] == [("north", "update")]

@@ -18,7 +18,8 @@ from wbc_server.exchange.attendance import AWAY_CODE, LATE_CODE
 log = logging.getLogger(__name__)
 
 _MOST_CELLS = 1e8  # a split; weights come from declared cells, and no clinic has labelled so many
-_REASON_LENGTH = 200
+_SAID_LENGTH = 200  # of what a clinic says
+_REASON_LENGTH = 500  # of our reasons, which may quote it
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,15 @@ def content_of(reply: Message) -> RecordDict:
     raise UpdateRefused(f"the clinic reports an error: {reason}", remedy="look into the clinic's own log")
 
 
-def one_line(text: str) -> str:
+def one_line(text: str, limit: int = _SAID_LENGTH) -> str:
     """What a clinic says, as it may stand in a log, a terminal and a report: printable, on one line, and cut."""
-    shown = " ".join("".join(sign if sign.isprintable() else " " for sign in text[: 2 * _REASON_LENGTH]).split())
-    return shown if len(shown) <= _REASON_LENGTH else f"{shown[: _REASON_LENGTH - 1]}…"
+    shown = " ".join("".join(sign if sign.isprintable() else " " for sign in text[: 2 * limit]).split())
+    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
+
+
+def reason_of(error: WbcError) -> str:
+    """Why a reply does not count, as it may stand there: the names of records in it are a clinic's choice."""
+    return one_line(error.problem, _REASON_LENGTH)
 
 
 def call_roll(grid: Grid, study: StudyConfig, timeout_seconds: float, nodes: Mapping[int, str] | None = None) -> Roster:
@@ -137,7 +143,7 @@ def _description(reply: Message, study: StudyConfig) -> Description | None:
         description = decode_description(content_of(reply))
         study.role(description.clinic)
     except WbcError as error:
-        log.warning("node %d left out: %s", reply.metadata.src_node_id, one_line(error.problem))
+        log.warning("node %d left out: %s", reply.metadata.src_node_id, reason_of(error))
         return None
     fault = _fault(description.class_counts, len(study.classes))
     if fault is not None:

@@ -20,7 +20,7 @@ from wbc_common.stain_sums import StainSums
 from wbc_common.study import StudyConfig
 from wbc_common.wire import Arrays, CalibrationRequest, Evaluation, Task, decode_evaluation, num_bytes
 from wbc_server.events import ReplyRefused, announce
-from wbc_server.exchange.participation import Roster, content_of, instruct, one_line
+from wbc_server.exchange.participation import Roster, content_of, instruct, reason_of
 from wbc_server.final.calibration_gate import check_calibration
 from wbc_server.gate import check_evaluation, check_personal
 from wbc_server.prediction import source_prior
@@ -157,7 +157,7 @@ def _ask(
 
 def _refusal(round_number: int, clinic: str, stage: str, error: WbcError) -> dict[str, Any]:
     """A refusal as the journal has it, said in the log."""
-    reason = one_line(error.problem)
+    reason = reason_of(error)
     announce(ReplyRefused(round_number, clinic, stage, reason))
     return {"round": round_number, "clinic": clinic, "stage": stage, "kind": error.kind, "reason": reason}
 

@@ -18,7 +18,7 @@ from wbc_common.study import StudyConfig
 from wbc_common.wire import Arrays, Evaluation, Update
 from wbc_server.aggregation.server_step import averaged_model
 from wbc_server.events import ClinicTrained, ReplyRefused, RoundFinished, announce
-from wbc_server.exchange.participation import Roster
+from wbc_server.exchange.participation import Roster, reason_of
 from wbc_server.record import checkpoints, journal
 from wbc_server.record.kept_round import read_kept, write_kept
 from wbc_server.record.round_digest import RoundDigest, digest_of
@@ -120,10 +120,11 @@ class RoundBook:
         page = self._page(stage)
         round_number = page["round"]
         place = "missing" if isinstance(error, ClinicAbsent) else "refused"
+        reason = reason_of(error)
         page[place].append(
-            {"round": round_number, "clinic": clinic, "stage": stage, "kind": error.kind, "reason": error.problem}
+            {"round": round_number, "clinic": clinic, "stage": stage, "kind": error.kind, "reason": reason}
         )
-        announce(ReplyRefused(round_number, clinic, stage, error.problem))
+        announce(ReplyRefused(round_number, clinic, stage, reason))
 
     def refused_clinics(self, stage: str) -> set[str]:
         """Clinics of which a reply of that stage was refused, or did not come, in this round."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Curves = dict[str, tuple[list[int], list[float]]]
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.6)), (0, (5, 1.5, 1, 1.5)))
 _LABEL_GAP = 0.055
+_LARGEST_LOSS = 1e6  # the gate lets none larger in
 
 
 def learning_chart(run: Run, few: Run) -> str | None:
@@ -212,9 +213,9 @@ def _by_macro_f1(item: tuple[str, Evaluation]) -> tuple[float, str]:
 
 
 def _loss(record: Round, name: str) -> float:
-    """NaN where the clinic did not train in that round: the line breaks there instead of bridging the gap."""
+    """NaN where the clinic did not train in that round, or states what no axis can hold: the line breaks there."""
     loss = record.train[name].loss if name in record.train else None
-    return float("nan") if loss is None else loss
+    return float("nan") if loss is None or abs(loss) > _LARGEST_LOSS else loss
 
 
 def _last_round(run: Run) -> int:
