@@ -16,13 +16,18 @@ _WINDOW = 5.0  # side over the RMS radius of the nuclear dye; about 1.3 cell dia
 _SMALLEST = 0.35  # of the image: a speck of stain is no nucleus
 _CENTRE_PRIOR = 0.5  # σ of the first look, in half images: the cell of a crop is near its middle
 _STEPS = 4
-_CHUNK = 512
 
 
 def frame_nuclei(images: Tensor, size_px: int) -> Tensor:
     """Images uint8 [N, 3, S, S], white-balanced, windowed on their nuclei and resized to uint8 [N, 3, size, size]."""
-    chunks = [_frame(images[start : start + _CHUNK], size_px) for start in range(0, len(images), _CHUNK)]
-    return torch.cat(chunks) if chunks else images.new_zeros((0, 3, size_px, size_px))
+    centre, half = nuclear_windows(images)
+    transform = torch.zeros(len(images), 2, 3)
+    transform[:, 0, 0] = transform[:, 1, 1] = half
+    transform[:, :, 2] = centre
+    # Bilinear sampling skips pixels when it shrinks; the images come at most 1.5 times larger, so it hardly does.
+    grid = F.affine_grid(transform, [len(images), 3, size_px, size_px], align_corners=False)
+    windows = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return windows.round().clamp(0, 255).to(torch.uint8)
 
 
 def nuclear_windows(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,17 +45,6 @@ def nuclear_windows(images: Tensor) -> tuple[Tensor, Tensor]:
         looked_at = (distance < (2.2 * radius).clamp_min(0.2)[:, None, None] ** 2).float()
     half = (_WINDOW / 2 * radius).clamp(_SMALLEST, 1.0)
     return torch.clamp(centre, (half - 1)[:, None], (1 - half)[:, None]), half
-
-
-def _frame(images: Tensor, size_px: int) -> Tensor:
-    centre, half = nuclear_windows(images)
-    transform = torch.zeros(len(images), 2, 3)
-    transform[:, 0, 0] = transform[:, 1, 1] = half
-    transform[:, :, 2] = centre
-    # Bilinear sampling skips pixels when it shrinks; the images come at most 1.5 times larger, so it hardly does.
-    grid = F.affine_grid(transform, [len(images), 3, size_px, size_px], align_corners=False)
-    windows = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return windows.round().clamp(0, 255).to(torch.uint8)
 
 
 def _nuclear_dye(images: Tensor) -> Tensor:

@@ -29,7 +29,6 @@ _OPAQUE = ("RGB", "L", "CMYK", "YCbCr")
 _WITH_ALPHA = ("RGBA", "LA", "PA", "P")
 _TIFF_BITS_PER_SAMPLE = 258
 _PNG_BIT_DEPTH_BYTE = 24
-_CHUNK = 256  # images balanced at a time: bounds the memory of the float copy
 
 
 def read_image(
@@ -67,12 +66,6 @@ def white_balance(images: torch.Tensor) -> torch.Tensor:
     Returns:
         uint8 [N, 3, H, W].
     """
-    if not len(images):
-        return images
-    return torch.cat([_balanced(chunk) for chunk in torch.split(images, _CHUNK)])
-
-
-def _balanced(images: torch.Tensor) -> torch.Tensor:
     flat = images.flatten(start_dim=2)  # [N, 3, H·W]
     rank = max(1, round(flat.shape[2] * BACKGROUND_PERCENTILE / 100))
     brightest = np.partition(flat.cpu().numpy(), rank - 1, axis=2)[:, :, rank - 1]  # half the time of torch's kthvalue

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from wbc_common import appearance
 from wbc_common.appearance import prepare
 from wbc_common.framing import frame_nuclei, nuclear_windows
+from wbc_common.images import white_balance
 from wbc_common.study import ImageSettings
 
 PALE, PURPLE, RED_CELL = (245, 245, 245), (90, 40, 140), (225, 150, 150)
@@ -53,10 +55,6 @@ def test_an_image_without_anything_in_it_is_no_error(level: int) -> None:
     assert (framed == level).all()
 
 
-def test_no_image_gives_no_image() -> None:
-    assert frame_nuclei(torch.empty(0, 3, 48, 48, dtype=torch.uint8), 32).shape == (0, 3, 32, 32)
-
-
 def test_an_image_is_framed_the_same_alone_and_among_others() -> None:
     images = torch.cat([smear(side=48, centre=(0.1 * k, 0.0), radius=0.3) for k in range(4)])
     together = frame_nuclei(images, 32)
@@ -67,3 +65,26 @@ def test_as_is_leaves_the_pixels_alone() -> None:
     settings = ImageSettings(size_px=32, white_balance=False, framing="as-is")
     image = smear(side=settings.source_px, centre=(0.3, 0.3), radius=0.2)
     assert torch.equal(prepare(image, settings), image)
+
+
+@pytest.mark.parametrize("framing", ["nucleus", "as-is"])
+def test_images_prepared_in_parts_are_those_prepared_at_once(framing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = ImageSettings.model_validate({"size_px": 32, "framing": framing})
+    side, sizes = settings.source_px, []
+    images = torch.cat([smear(side=side, centre=(0.02 * k - 0.2, 0.1), radius=0.3) for k in range(22)])
+    at_once = white_balance(images)
+    at_once = frame_nuclei(at_once, 32) if framing == "nucleus" else at_once
+
+    def counted(part: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(part))
+        return white_balance(part)
+
+    monkeypatch.setattr(appearance, "white_balance", counted)
+    monkeypatch.setattr(appearance, "_PIXELS_AT_ONCE", 7 * side**2)
+    assert torch.equal(prepare(images, settings), at_once)
+    assert sizes == [6, 6, 5, 5]  # of 22, at most 7 at a time and none alone
+
+
+def test_no_image_gives_no_image() -> None:
+    settings = ImageSettings(size_px=32)
+    assert prepare(torch.empty(0, 3, 48, 48, dtype=torch.uint8), settings).shape == (0, 3, 32, 32)
