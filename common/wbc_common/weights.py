@@ -68,6 +68,33 @@ def load_initial_weights(model: Network, settings: ModelSettings) -> list[str]:
     return sorted(found)
 
 
+def find_weights(settings: ModelSettings, beside: Path) -> ModelSettings:
+    """The settings with the place of a weights file that lies beside the study's own file, in the folder `beside`.
+
+    They stay as written, which means the working folder, where no such file is there, or the same one is in both.
+    """
+    path = Path(settings.weights)
+    found = beside / path
+    is_there = path.suffix in _SUFFIXES and not path.is_absolute() and found.is_file()
+    if not is_there or (path.is_file() and path.samefile(found)):
+        return settings
+    return settings.model_copy(update={"weights": str(found.resolve())})
+
+
+def check_weights(settings: ModelSettings, beside: Path | None = None) -> None:
+    """Check that the weights file that the settings name, if any, is there.
+
+    Args:
+        beside: the folder where `find_weights` looked first.
+
+    Raises:
+        SettingError, DataError: there is none.
+    """
+    path = _file(settings)
+    if path is not None and not path.is_file():
+        raise _no_such_file(path, beside)
+
+
 def _read(settings: ModelSettings) -> Mapping[str, Tensor]:
     path = _file(settings)
     return _read_published(settings) if path is None else _read_file(path)
@@ -92,6 +119,8 @@ def _phantom_file(settings: ModelSettings) -> Path:
 
 
 def _read_file(path: Path) -> Mapping[str, Tensor]:
+    if not path.exists():
+        raise _no_such_file(path)
     remedy = "check the file; a .pth file must hold a plain state dict of tensors"
     try:
         values = (
@@ -105,6 +134,16 @@ def _read_file(path: Path) -> Mapping[str, Tensor]:
     if not _is_state_dict(values):
         raise DataError(f"weights {path.name} hold something else than named tensors", remedy=remedy)
     return values
+
+
+def _no_such_file(path: Path, beside: Path | None = None) -> DataError:
+    places = [beside / path, path] if beside is not None else [path]
+    listed = " nor ".join(str(place) for place in dict.fromkeys(place.absolute() for place in places))
+    made = f"make it with wbc-simulate pretrain {path.name} (the study's file may say with which options)"
+    return DataError(
+        f"cannot read weights {path.name}: no such file {listed}",
+        remedy=f"{made}, or change model.weights" if path.suffix == ".safetensors" else "change model.weights",
+    )
 
 
 def _is_state_dict(values: object) -> TypeGuard[dict[str, Tensor]]:

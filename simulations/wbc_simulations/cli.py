@@ -7,13 +7,17 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from wbc_common.errors import SettingError
 from wbc_common.terminal import run_command
 from wbc_simulations.options import Changes, Data, Fold, HeldOut, Json, Study, parse_changes
+
+if TYPE_CHECKING:
+    from wbc_common.study import StudyConfig
+    from wbc_simulations.experiment import Experiment
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -40,10 +44,10 @@ def run(
     """Run one federated study and write its run folder: metrics, model, report."""
     from rich.console import Console
 
+    from wbc_common.weights import check_weights
     from wbc_server.run_folder import RunFolder
     from wbc_simulations.display import StudyDisplay
     from wbc_simulations.engine.engines import check_engine
-    from wbc_simulations.experiment import DEFAULT_EXPERIMENT, plan_study, read_experiment, with_changes
     from wbc_simulations.results import results_table
     from wbc_simulations.running import continue_run, dated_folder, finish_run, new_run, unfinished_run
 
@@ -56,8 +60,8 @@ def run(
         experiment, plan = continue_run(folder)
     else:
         folder = RunFolder(output or dated_folder())
-        experiment, settings = with_changes(read_experiment(study or DEFAULT_EXPERIMENT, data), parse_changes(changes))
-        plan = plan_study(experiment, held_out=held_out or (), changes=settings)
+        experiment, plan = _plan(study, data, held_out, changes)
+        check_weights(plan.model, beside=_folder_of(study))
         laid_out = new_run(experiment, plan, folder)
     try:
         with laid_out, StudyDisplay(console):
@@ -88,14 +92,12 @@ def splits(
     as_json: Json = False,
 ) -> None:
     """Show who has how many cells of which class before anything is trained: a table, and a picture."""
-    from wbc_simulations.experiment import DEFAULT_EXPERIMENT, plan_study, read_experiment, with_changes
     from wbc_simulations.splits.counts import count_splits, splits_as_json
     from wbc_simulations.splits.picture import check_format, draw_splits
     from wbc_simulations.splits.text import splits_text
 
     check_format(output)
-    experiment, settings = with_changes(read_experiment(study or DEFAULT_EXPERIMENT, data), parse_changes(changes))
-    plan = plan_study(experiment, held_out=held_out or (), changes=settings)
+    experiment, plan = _plan(study, data, held_out, changes)
     counted = count_splits(experiment, plan)
     draw_splits(counted, plan, output)
     typer.echo(json.dumps(splits_as_json(counted, plan)) if as_json else splits_text(counted, plan), nl=as_json)
@@ -127,11 +129,14 @@ def compare(
     from wbc_simulations.experiment import DEFAULT_EXPERIMENT, read_experiment
     from wbc_simulations.sweep.cells import refuse_failures
     from wbc_simulations.sweep.display import run_sweep
+    from wbc_simulations.sweep.start_weights import check_start_weights, with_found_weights
 
     experiment = read_experiment(study or DEFAULT_EXPERIMENT, data)
     cells = plan_comparison(
         experiment, seeds=seeds, folds=folds or (), methods=methods or (), changes=parse_changes(changes)
     )
+    cells = with_found_weights(cells, _folder_of(study))
+    check_start_weights(cells, output, _folder_of(study))
     run_sweep(cells, output, jobs=jobs, console=Console(stderr=True))
     refuse_failures(cells, output)
     comparison = write_comparison(experiment, cells, output)
@@ -160,11 +165,13 @@ def sweep(
     from wbc_simulations.experiment import DEFAULT_EXPERIMENT, read_experiment
     from wbc_simulations.sweep.cells import Filters, plan_cells, refuse_failures
     from wbc_simulations.sweep.display import run_sweep, status, status_text
+    from wbc_simulations.sweep.start_weights import check_start_weights, with_found_weights
 
     experiment = read_experiment(study or DEFAULT_EXPERIMENT, data)
     filters = Filters(folds=folds or (), seeds=seeds or (), methods=methods or ())
-    cells = plan_cells(experiment, filters, parse_changes(changes))
+    cells = with_found_weights(plan_cells(experiment, filters, parse_changes(changes)), _folder_of(study))
     if not only_status:
+        check_start_weights(cells, output, _folder_of(study))
         run_sweep(cells, output, jobs=jobs, console=Console(stderr=True))
     listed = status(cells, output)
     typer.echo(json.dumps(listed) if as_json else status_text(listed))
@@ -230,6 +237,25 @@ def realism(
     recipe = Recipe("wbc5", tuple(domain or ()), blends, cells, epochs)
     found = measure_realism(data, recipe, range(seeds), on_step=lambda text: typer.echo(text, err=True))
     typer.echo(json.dumps([asdict(clinic) for clinic in found]) if as_json else realism_table(found))
+
+
+def _plan(
+    study: Path | None, data: Path | None, held_out: list[str] | None, changes: list[str] | None
+) -> "tuple[Experiment, StudyConfig]":
+    """The experiment and the plan of one run, with a weights file that lies beside the experiment's."""
+    from wbc_common.weights import find_weights
+    from wbc_simulations.experiment import DEFAULT_EXPERIMENT, plan_study, read_experiment, with_changes
+
+    experiment, settings = with_changes(read_experiment(study or DEFAULT_EXPERIMENT, data), parse_changes(changes))
+    plan = plan_study(experiment, held_out=held_out or (), changes=settings)
+    return experiment, plan.model_copy(update={"model": find_weights(plan.model, _folder_of(study))})
+
+
+def _folder_of(study: Path | None) -> Path:
+    """The folder of the experiment's file."""
+    from wbc_simulations.experiment import DEFAULT_EXPERIMENT
+
+    return (study or DEFAULT_EXPERIMENT).resolve().parent
 
 
 def _refuse_with_resume(given: Mapping[str, object]) -> None:

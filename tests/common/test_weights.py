@@ -13,7 +13,7 @@ from wbc_common.errors import DataError, SettingError
 from wbc_common.models import Network, build_model
 from wbc_common.study import ModelSettings
 from wbc_common.vision import torchvision
-from wbc_common.weights import load_initial_weights
+from wbc_common.weights import check_weights, find_weights, load_initial_weights
 
 State = dict[str, Tensor]
 NAME = "ResNet18_Weights.IMAGENET1K_V1"
@@ -189,10 +189,40 @@ def test_a_pth_that_is_no_state_dict_is_refused(tmp_path: Path, values: object) 
         load(tmp_path / "odd.pth")
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_a_missing_file_is_refused_by_name(tmp_path: Path, suffix: str) -> None:
-    with pytest.raises(DataError, match=f"cannot read weights none{suffix}"):
-        load(tmp_path / f"none{suffix}")
+@pytest.mark.parametrize(("suffix", "step"), [(".safetensors", "wbc-simulate pretrain none.safe"), (".pth", "change")])
+def test_a_missing_file_is_refused_by_name_with_the_way_to_make_it(tmp_path: Path, suffix: str, step: str) -> None:
+    settings = ModelSettings(weights=str(tmp_path / f"none{suffix}"))
+    for act in (lambda: load(settings.weights), lambda: check_weights(settings)):
+        with pytest.raises(DataError, match=f"cannot read weights none{suffix}: no such file /") as refused:
+            act()
+        assert step in refused.value.remedy
+        assert "state dict" not in refused.value.remedy
+
+
+def test_a_file_is_looked_for_beside_the_study_and_then_in_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, work = tmp_path / "study", tmp_path / "work"
+    for folder in (study, work):
+        folder.mkdir()
+    monkeypatch.chdir(work)
+    settings = ModelSettings(weights="start.safetensors")
+    with pytest.raises(DataError, match=r"no such file .*study/start\.safetensors nor .*work/start\.safetensors"):
+        check_weights(find_weights(settings, study), study)
+    (work / "start.safetensors").touch()
+    assert find_weights(settings, study) == settings
+    (study / "start.safetensors").touch()
+    assert find_weights(settings, study).weights == str(study / "start.safetensors")
+    assert find_weights(settings, work) == settings
+    check_weights(find_weights(settings, study), study)
+
+
+@pytest.mark.parametrize("weights", ["none", "phantom", NAME, "/elsewhere/start.safetensors"])
+def test_weights_that_are_no_relative_path_stay_as_they_are(tmp_path: Path, weights: str) -> None:
+    (tmp_path / weights.strip("/")).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / weights.strip("/")).touch()
+    settings = ModelSettings(weights=weights)
+    assert find_weights(settings, tmp_path) == settings
 
 
 @pytest.fixture

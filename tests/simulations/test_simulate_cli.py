@@ -48,6 +48,8 @@ def exit_of(monkeypatch: pytest.MonkeyPatch):
         (["run", "--data", "nowhere"], 3, "nowhere"),
         (["run", "--resume"], 2, "no unfinished run"),
         (["run", "--resume", "--output", "nowhere"], 2, "no run to go on with"),
+        (["run", "--set", "model.weights=start.safetensors"], 3, "no such file"),
+        (["sweep", "--set", "model.weights=start.safetensors"], 3, "wbc-simulate pretrain start.safetensors"),
         (["run", "--ray-address", "10.0.0.1:6379"], 2, "for the engine 'ray'"),
         (["run", "--engine", "ray", "--ray-address", "127.0.0.1:1"], 4, "cannot use Ray at 127.0.0.1:1"),
         (["compare"], 2, "no method to compare"),

@@ -1,16 +1,19 @@
 """Sweeps: which runs, where each stands, what a grid adds, and how long it will take."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from studies import tiny_experiment
-from wbc_common.errors import SettingError, WbcError
+from wbc_common.errors import DataError, SettingError, WbcError
 from wbc_simulations.experiment import Comparison, Experiment, Method, Sweep, plan_study
 from wbc_simulations.running import start_run
 from wbc_simulations.sweep.cells import Cell, Filters, Record, plan_cells, refuse_failures, state_of
 from wbc_simulations.sweep.display import Clock, status, status_text
+from wbc_simulations.sweep.same_run import same_plan
+from wbc_simulations.sweep.start_weights import check_start_weights, with_found_weights
 
 PLAIN = {"loss": {"classification": "cross-entropy", "alignment_weight": 0.0, "guide_weight": 0.0}}
 
@@ -142,16 +145,16 @@ def test_where_each_cell_stands_is_told(tmp_path: Path) -> None:
     for cell in (finished, failed, begun):
         begin(cell, tmp_path)
     finished.folder(tmp_path).report.touch()
-    Record("no space", None).write(failed.folder(tmp_path))
+    Record("no space", None, "make room").write(failed.folder(tmp_path))
     cells = [finished, failed, begun, left]
     assert [state_of(cell, tmp_path) for cell in cells] == ["finished", "failed", "begun", "left"]
     text = status_text(status(cells, tmp_path))
     assert text.splitlines()[0] == "4 runs: 1 finished, 1 failed, 1 begun, 1 left"
     assert "east held out, plain + CE: finished seed 0" in text
-    assert "failed: east, full, seed 0: no space" in text
+    assert "failed: east, full, seed 0: no space; next step: make room" in text
     with pytest.raises(WbcError, match="1 of 4 runs failed") as refused:
         refuse_failures(cells, tmp_path)
-    assert "east held out, full, seed 0: no space" in refused.value.problem
+    assert "east held out, full, seed 0: no space; next step: make room" in refused.value.problem
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -172,6 +175,34 @@ def test_a_run_on_other_data_is_not_taken_for_a_finished_one(tmp_path: Path) -> 
     other.folder(tmp_path).report.touch()
     with pytest.raises(SettingError, match="of other data"):
         state_of(cell, tmp_path)
+
+
+def test_a_run_is_the_same_wherever_its_weights_file_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (study := tmp_path / "study").mkdir()
+    (study / "start.safetensors").touch()
+    monkeypatch.chdir(tmp_path)
+    named = cells_of(an_experiment({"model.weights": ("start.safetensors", "none")}), seeds=[0], folds=["west"])
+    found = with_found_weights(named, study)
+    assert [cell.study.model.weights for cell in found[::2]] == [str(study / "start.safetensors"), "none"]
+    assert [cell.method for cell in found] == [cell.method for cell in named]
+    begin(named[0], tmp_path / "older")
+    begin(found[0], tmp_path / "newer")
+    for cell in (named[0], found[0]):
+        assert state_of(cell, tmp_path / "older") == state_of(cell, tmp_path / "newer") == "begun"
+    (other,) = cells_of(an_experiment({"model.weights": ("other.safetensors",)}), seeds=[0], folds=["west"])[:1]
+    assert not same_plan(other.study, found[0].study)
+    assert not same_plan(named[2].study, found[0].study)
+
+
+def test_a_missing_weights_file_stops_a_sweep_before_its_first_run(tmp_path: Path) -> None:
+    (missing, plain) = cells_of(an_experiment(), {"model.weights": "none"}, seeds=[0], folds=["west"])
+    missing = replace(missing, study=plan_study(an_experiment(), changes={"model.weights": "start.safetensors"}))
+    with pytest.raises(DataError, match=r"no such file") as refused:
+        check_start_weights([plain, missing], tmp_path / "out", tmp_path)
+    assert "wbc-simulate pretrain start.safetensors" in refused.value.remedy
+    begin(missing, tmp_path / "out")
+    missing.folder(tmp_path / "out").report.touch()
+    check_start_weights([plain, missing], tmp_path / "out", tmp_path)  # finished: it needs no start any more
 
 
 def test_a_damaged_record_says_nothing(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from dying import die_on_east
 from studies import tiny_experiment
+from wbc_common.errors import DataError
 from wbc_simulations.experiment import Comparison, Experiment, Method, Sweep, write_experiment
 from wbc_simulations.sweep import workers
 from wbc_simulations.sweep.cells import Cell, Filters, Record, plan_cells, record_of, state_of
@@ -41,6 +42,17 @@ def test_an_error_of_one_cell_is_written_down_and_not_raised(tmp_path: Path, mon
     monkeypatch.setattr(workers, "finish_run", lambda *arguments: cell.folder(tmp_path).report.touch())
     assert run_cell(cell, tmp_path).error is None
     assert state_of(cell, tmp_path) == "finished"
+
+
+def test_the_next_step_of_an_error_is_kept_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cell,) = cells_of(an_experiment(), folds=["west"], seeds=[0])
+
+    def refuse(*arguments: object) -> None:
+        raise DataError("no cell", remedy="bring some")
+
+    monkeypatch.setattr(workers, "finish_run", refuse)
+    run_cell(cell, tmp_path)
+    assert record_of(cell, tmp_path).failure == "no cell; next step: bring some"
 
 
 def test_a_folder_left_before_the_plan_was_written_is_begun_again(

@@ -19,6 +19,7 @@ from wbc_simulations.experiment import Experiment, Method, all_clinics, plan_stu
 from wbc_simulations.methods import on_grid
 from wbc_simulations.running import EXPERIMENT_FILE, continue_run
 from wbc_simulations.sweep.clashes import STATED_FOLD, refuse_clashes, refuse_single_folds
+from wbc_simulations.sweep.same_run import same_plan
 
 State = Literal["finished", "failed", "begun", "left"]
 STATES: tuple[State, ...] = ("finished", "failed", "begun", "left")
@@ -54,10 +55,17 @@ class Record:
 
     Attributes:
         seconds: how long the whole cell took; None where it was gone on with, so that only a part is known.
+        remedy: the next step, where the error has one.
     """
 
     error: str | None
     seconds: float | None
+    remedy: str | None = None
+
+    @property
+    def failure(self) -> str:
+        """The error with its next step, in a line."""
+        return f"{self.error}; next step: {self.remedy}" if self.remedy else f"{self.error}"
 
     def write(self, folder: RunFolder) -> None:
         """Keep it beside the run."""
@@ -156,13 +164,13 @@ def record_of(cell: Cell, output: Path) -> Record:
     """How the last attempt ended; nothing known where none was made, or where its record cannot be read."""
     try:
         values = json.loads((cell.folder(output).path / RECORD_FILE).read_text(encoding="utf-8"))
-        return Record(error=values["error"], seconds=values["seconds"])
+        return Record(error=values["error"], seconds=values["seconds"], remedy=values.get("remedy"))
     except (OSError, ValueError, KeyError, TypeError):
         return Record(None, None)
 
 
 def _check_same_run(cell: Cell, folder: RunFolder) -> None:
-    same = folder.study().hash == cell.study.hash
+    same = same_plan(cell.study, folder.study())
     if same and (folder.path / EXPERIMENT_FILE).exists():
         same = continue_run(folder)[0].data == cell.experiment.data
     if not same:
@@ -178,9 +186,9 @@ def refuse_failures(cells: Sequence[Cell], output: Path) -> None:
     Raises:
         WbcError: naming each that did, with its error.
     """
-    failed = [(cell, record_of(cell, output).error) for cell in cells if state_of(cell, output) == "failed"]
+    failed = [(cell, record_of(cell, output)) for cell in cells if state_of(cell, output) == "failed"]
     if failed:
-        named = "".join(f"\n  {cell}: {error}" for cell, error in failed)
+        named = "".join(f"\n  {cell}: {record.failure}" for cell, record in failed)
         raise WbcError(
             f"{len(failed)} of {len(cells)} runs failed:{named}",
             remedy="mend the cause and give the same command: finished runs are kept, the others are tried again",

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeElapsedColumn
 from rich.text import Text
 
-from wbc_simulations.sweep.cells import STATES, Cell, record_of, state_of
+from wbc_simulations.sweep.cells import STATES, Cell, Record, record_of, state_of
 from wbc_simulations.sweep.workers import Event, run_in_workers
 
 
@@ -88,7 +88,7 @@ def _tell(event: Event, clock: Clock, progress: Progress, place: str) -> None:
     cell, record = event
     if record is None or (record.error is None and progress.console.is_terminal):
         return
-    how = "finished" if record.error is None else f"FAILED: {record.error}"
+    how = "finished" if record.error is None else f"FAILED: {record.failure}"
     left = _words(clock.seconds_left(time.monotonic()))
     progress.console.print(f"{place} {cell}: {how}; {left}", markup=False, highlight=False, soft_wrap=True)
 
@@ -129,6 +129,7 @@ def status(cells: Sequence[Cell], output: Path) -> list[dict[str, Any]]:
             "seed": cell.seed,
             "state": state_of(cell, output),
             "error": record_of(cell, output).error,
+            "remedy": record_of(cell, output).remedy,
             "folder": str(cell.folder(output).path),
         }
         for cell in cells
@@ -142,8 +143,12 @@ def status_text(listed: Sequence[dict[str, Any]]) -> str:
         runs = [run for run in listed if (run["fold"], run["method"]) == (fold, method)]
         lines.append(f"  {fold} held out, {method}: {_seeds_by_state(runs)}")
     failed = [run for run in listed if run["state"] == "failed"]
-    lines += [f"failed: {run['fold']}, {run['method']}, seed {run['seed']}: {run['error']}" for run in failed]
+    lines += [f"failed: {run['fold']}, {run['method']}, seed {run['seed']}: {_failure(run)}" for run in failed]
     return "\n".join(lines)
+
+
+def _failure(run: dict[str, Any]) -> str:
+    return Record(run["error"], None, run["remedy"]).failure
 
 
 def _count(listed: Sequence[dict[str, Any]], state: str) -> int:

@@ -22,7 +22,9 @@ from wbc_simulations.sweep.cells import RECORD_FILE, Cell, Record
 
 Work = Callable[[Cell, Path], Record]
 Event = tuple[Cell, Record | None]
-_DIED = "its process ended without a word; the system may have stopped it for want of memory (try --jobs 1)"
+_DIED = Record(
+    "its process ended without a word; the system may have stopped it for want of memory", None, "try --jobs 1"
+)
 
 
 def run_cell(cell: Cell, output: Path) -> Record:
@@ -34,9 +36,11 @@ def run_cell(cell: Cell, output: Path) -> Record:
         if is_new:
             (folder.path / EXPERIMENT_FILE).unlink(missing_ok=True)  # of an attempt that did not get as far as a plan
             start_run(cell.experiment, cell.study, folder)
-        finish_run(cell.experiment, cell.study, folder, "in-process")
+        finish_run(cell.experiment, cell.study if is_new else folder.study(), folder, "in-process")
+    except WbcError as error:
+        record = Record(error.problem, None, error.remedy)
     except Exception as error:
-        record = Record(error.problem if isinstance(error, WbcError) else f"{type(error).__name__}: {error}", None)
+        record = Record(f"{type(error).__name__}: {error}", None)
     else:
         record = Record(None, time.perf_counter() - started if is_new else None)
     record.write(folder)
@@ -85,7 +89,7 @@ def _run_alone(cell: Cell, output: Path, work: Work) -> Iterator[Event]:
         try:
             record = pool.submit(work, cell, output).result()
         except BrokenProcessPool:
-            record = Record(_DIED, None)
+            record = _DIED
             record.write(cell.folder(output))
     yield cell, record
 
