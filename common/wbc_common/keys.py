@@ -45,13 +45,18 @@ def read_private_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """A clinic's private key.
 
     Raises:
-        SettingError: it is missing, not a P-384 key, or others may read it.
+        SettingError: it is missing, not a P-384 key, has a passphrase, or others may read it.
     """
     try:
         mode, content = path.stat().st_mode, path.read_bytes()
         key = serialization.load_ssh_private_key(content, password=None)
     except OSError as error:
         raise SettingError(f"cannot read key {path}: {error.strerror}", remedy="make one: wbc-client init") from error
+    except TypeError as error:  # what cryptography raises for a key that asks for one
+        raise SettingError(
+            f"key {path} has a passphrase, and nobody is there to type it",
+            remedy=f"take it off: ssh-keygen -p -f {path}, or make a new key: wbc-client init",
+        ) from error
     except (ValueError, UnsupportedAlgorithm) as error:
         raise SettingError(f"{path} is no OpenSSH private key", remedy="make one: wbc-client init") from error
     if mode & 0o077:

@@ -47,6 +47,17 @@ def test_a_key_that_others_may_read_is_refused_with_the_remedy(tmp_path: Path) -
     assert "chmod 600" in refused.value.remedy
 
 
+def test_a_key_with_a_passphrase_is_refused_with_how_to_take_it_off(tmp_path: Path) -> None:
+    make_key(tmp_path / "k", "munich")
+    try:
+        subprocess.run(["ssh-keygen", "-q", "-p", "-N", "a passphrase", "-f", str(tmp_path / "k")], check=True)
+    except FileNotFoundError:
+        pytest.skip("OpenSSH is not installed here")
+    with pytest.raises(SettingError, match="has a passphrase") as refused:
+        read_private_key(tmp_path / "k")
+    assert f"ssh-keygen -p -f {tmp_path / 'k'}" in refused.value.remedy
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
