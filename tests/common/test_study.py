@@ -149,6 +149,13 @@ def test_a_weight_of_0_or_a_whole_warm_up_never_aligns() -> None:
     )
 
 
+def test_a_file_that_windows_wrote_is_read(tmp_path: Path) -> None:
+    write_study(study(), tmp_path / "study.toml")
+    text = (tmp_path / "study.toml").read_text(encoding="utf-8").replace("\n", "\r\n")
+    (tmp_path / "study.toml").write_bytes(text.encode("utf-8-sig"))
+    assert read_study(tmp_path / "study.toml") == study()
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"), [(b"name = ", "not valid TOML"), (b'name = "\xff"', "not valid TOML")]
 )

@@ -23,13 +23,13 @@ class Settings(BaseModel):
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The values of a TOML file.
+    """The values of a TOML file, with or without the byte order mark that Windows editors write.
 
     Raises:
         SettingError: it cannot be read or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SettingError(f"cannot read {path}: {error.strerror}", remedy="check the path and its rights") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
