@@ -11,7 +11,11 @@ def cache_folder() -> Path:
 
 
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
-    """Write a whole file or nothing: to a temporary name, to disk, then renamed; its folder is made where needed."""
+    """Write a whole file or nothing, and durably; its folder is made where needed.
+
+    To a temporary name, to disk, then renamed, and the rename to disk as well: after a power cut an older content, such
+    as an ε that was spent since, does not come back.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
     temporary.unlink(missing_ok=True)
@@ -20,6 +24,16 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the folder's list of names durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_secret(path: Path, content: bytes) -> None:

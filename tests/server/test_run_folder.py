@@ -1,6 +1,7 @@
 """The run folder: where it is, when it is finished, and files that are whole or absent."""
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,17 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     write_atomically(path, b"new")
     assert path.read_bytes() == b"new"
     assert os.listdir(tmp_path) == ["metrics.json"]
+
+
+def test_a_file_is_durable_and_then_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, synced = tmp_path / "metrics.json", list[tuple[bool, list[str]]]()
+
+    def record(descriptor: int) -> None:
+        synced.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), os.listdir(tmp_path)))
+
+    monkeypatch.setattr(os, "fsync", record)
+    write_atomically(path, b"new")
+    assert synced == [(False, ["metrics.json.part"]), (True, ["metrics.json"])]
 
 
 def test_a_crash_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from wbc_common.errors import DataError, WbcError
+from wbc_common.files import sync_folder
 
 _FILE_NAME = re.compile(r"round-(\d{4,})\.safetensors")
 _METADATA_KEY = "wbc"
@@ -108,15 +109,6 @@ def replace_atomically(path: Path, content: bytes) -> None:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise cannot_write(path, error) from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the folder's list of names durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def cannot_write(path: Path, error: OSError) -> WbcError:
