@@ -3,7 +3,8 @@
 #   deploy/air-gapped/bundle.sh OUT [pip download's options]
 # Without options it is for machines like this one (same Python version and platform), with torch as this machine's
 # index has it. A smaller one without CUDA:    … OUT --extra-index-url https://download.pytorch.org/whl/cpu
-# For another Python on Linux:                 … OUT --python-version 3.12 --platform manylinux_2_28_x86_64
+# For another Python on Linux; pip takes a wheel only if its tag is named, and those needed have 2014, 2_17, … 2_28:
+#   … OUT --python-version 3.12 --platform manylinux2014_x86_64 $(printf -- '--platform manylinux_2_%s_x86_64 ' {17..28})
 set -euo pipefail
 out=${1:?"usage: bundle.sh OUT [pip download's options]"}
 shift

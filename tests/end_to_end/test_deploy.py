@@ -156,6 +156,22 @@ def test_a_bundle_for_machines_without_a_network_that_was_changed_is_not_install
     assert not (tmp_path / "venv").exists()
 
 
+def test_a_bundle_for_another_python_names_the_tag_of_every_wheel_that_is_needed() -> None:
+    """pip takes no other: torch has 2_28, CUDA's libraries 2_27, 2_25, 2_18 and 2014, grpcio 2_17."""
+    text = (DEPLOY / "air-gapped" / "bundle.sh").read_text()
+    command = next(line for line in text.splitlines() if "--python-version" in line).removeprefix("#   … OUT ")
+    words = subprocess.run(["bash", "-c", f"echo {command}"], capture_output=True, text=True, check=True).stdout.split()
+    tags = {words[place + 1] for place, word in enumerate(words) if word == "--platform"}
+    assert tags >= {f"manylinux{tag}_x86_64" for tag in ("_2_28", "_2_27", "_2_25", "_2_18", "_2_17", "2014")}
+
+
+@pytest.mark.parametrize("name", ["coordinator/coordinator", "clinic/clinic"])
+def test_a_container_that_needs_a_person_is_not_started_for_ever(name: str) -> None:
+    policy, _, attempts = SERVICES[name]["restart"].partition(":")
+    assert policy == "on-failure"
+    assert 0 < int(attempts) < 10
+
+
 def install(folder: Path) -> "subprocess.CompletedProcess[str]":
     command = ["bash", str(folder / "install.sh"), str(folder / "venv")]
     return subprocess.run(command, capture_output=True, text=True, check=False)
