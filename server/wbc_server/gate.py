@@ -27,6 +27,7 @@ _HALF_A_CELL = 0.5  # a declared total is a sum of fractions, off by rounding
 # piece. Squares that underflow are lost altogether: less than 1.2e-38 each.
 _CLEARLY_WITHIN = 0.98
 _UNDERFLOW = 1e-28
+_LARGEST_DRAW = 2**31 - 1  # clinics send draws as int32
 _NAMES_SHOWN = 3
 _NAME_LENGTH = 80
 
@@ -98,7 +99,7 @@ def check_evaluation(evaluation: Evaluation, num_expected_cells: float, *, num_c
     """
     check_confusion(evaluation.confusion, num_expected_cells, num_classes=num_classes)
     draws, coarse = evaluation.replicates, evaluation.coarse
-    if draws.shape[1:] != (num_classes, num_classes) or (draws < 0).any():
+    if draws.shape[1:] != (num_classes, num_classes) or (draws < 0).any() or (draws > _LARGEST_DRAW).any():
         _refuse(f"bootstrap draws {draws.shape} are no counts [R, {num_classes}, {num_classes}]", _SAME_STUDY)
     if coarse.shape != (2,) or not 0 <= coarse[1] <= coarse[0] <= num_expected_cells + _HALF_A_CELL:
         _refuse(f"coarse cells {coarse.tolist()} are not [cells, right among them]", _SAME_STUDY)
@@ -113,7 +114,8 @@ def check_personal(evaluation: Evaluation) -> None:
     personal, confusion = evaluation.personal, evaluation.confusion
     if personal is None:
         return
-    if personal.shape != confusion.shape or (personal < 0).any() or (support(personal) != support(confusion)).any():
+    possible = personal.shape == confusion.shape and personal.min() >= 0 and personal.max() <= confusion.sum()
+    if not possible or (support(personal) != support(confusion)).any():  # a sum of int64 may wrap around
         _refuse("the personal head's confusion matrix is of other cells than the model's", _SAME_STUDY)
 
 

@@ -73,6 +73,17 @@ def test_good_counts_pass() -> None:
     check_calibration(an_evaluation())
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.1, 10.0, 1000.0])
+@pytest.mark.parametrize("number", [0, 1, 60])
+def test_counts_of_any_network_pass_up_to_the_clamp_of_probabilities(spread: float, number: int) -> None:
+    logits, labels = some_logits("east", number)
+    tiny = torch.finfo(torch.float32).tiny
+    clamped = (spread * logits).softmax(dim=1).clamp_min(tiny).log()  # as wbc_client.evaluation.stain_averaging
+    confusion = confusion_matrix(labels.numpy(), clamped.argmax(dim=1).numpy(), 5)
+    counts = count_calibration(clamped, labels, 0.125)
+    check_calibration(replace(an_evaluation(), confusion=confusion, calibration=counts, shifted=confusion))
+
+
 def tampered(**parts: Any) -> Evaluation:
     good = an_evaluation()
     assert good.calibration is not None
@@ -90,6 +101,36 @@ def one_more(name: str) -> np.ndarray:
     return value
 
 
+def wrapping(name: str) -> np.ndarray:
+    """Two bins of 2⁶³ − 1 cells and one that brings their sum, modulo 2⁶⁴, back to what it was."""
+    value = counts_of(name)
+    row = value.reshape(-1, value.shape[-1])[0]
+    cells = int(row.sum())
+    row[:] = 0
+    row[:3] = [2**63 - 1, 2**63 - 1, cells + 2]
+    return value
+
+
+def wrapping_matrix() -> np.ndarray:
+    matrix = an_evaluation().confusion.copy()
+    matrix[0] = [2**63 - 1, 2**63 - 1, 14, 0, 0]  # sums to 12, as the row does
+    return matrix
+
+
+def chosen_temperature(place: int) -> np.ndarray:
+    """True NLL, but none at all at the temperature that the clinic would like."""
+    value = counts_of("nll")
+    value[place] = 0.0
+    return value
+
+
+def heaped_mass() -> np.ndarray:
+    """All probability in one bin of few cells."""
+    value = np.zeros_like(counts_of("mass"))
+    value[:, 0, 0] = 60
+    return value
+
+
 @pytest.mark.parametrize(
     ("evaluation", "reason"),
     [
@@ -100,7 +141,17 @@ def one_more(name: str) -> np.ndarray:
         (tampered(brier=-counts_of("brier")), "not finite numbers from 0"),
         (tampered(cells=one_more("cells")), "bins do not hold the 60 cells"),
         (tampered(positives=one_more("positives")), "positives"),
-        (tampered(positives=-counts_of("positives")), "counts are negative"),
+        (tampered(positives=-counts_of("positives")), "positives: an entry is not from 0 to 60"),
+        (tampered(cells=wrapping("cells")), "cells: an entry is not from 0 to 60"),
+        (tampered(confidence=wrapping("confidence")), "confidence: an entry is not from 0 to 60"),
+        (replace(an_evaluation(), shifted=wrapping_matrix()), "the shifted matrix: an entry is not from 0 to 60"),
+        (tampered(brier=np.full(61, 120.1)), "Brier score is above 2 a cell"),
+        (tampered(brier=np.full(61, 1e300)), "Brier score is above 2 a cell"),
+        (tampered(nll=np.full(61, 1e300)), "NLL is above"),
+        (tampered(nll=60 * (np.log(5) + 87.4 / TEMPERATURES)), "NLL is above"),
+        (tampered(nll=np.zeros(61)), "the NLL at temperature 1 is not that of the bins"),
+        (tampered(nll=chosen_temperature(50)), "the NLL is not convex"),
+        (tampered(mass=heaped_mass()), "probabilities exceed their cells"),
         (tampered(mass=2 * counts_of("mass")), "probabilities do not sum to the cells"),
         (tampered(confidence=one_more("confidence")), "confidence does not hold the cells"),
         (tampered(correct=counts_of("confidence") + 1), "correct cells exceed cells"),

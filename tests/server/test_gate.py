@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from wbc_common.errors import UpdateRefused
 from wbc_common.study import AggregationSettings
+from wbc_common.wire import Evaluation
 from wbc_server.aggregation.pieces import PIECE
-from wbc_server.gate import check_class_sums, check_confusion, check_update
+from wbc_server.gate import check_class_sums, check_confusion, check_evaluation, check_personal, check_update
 
 SETTINGS = AggregationSettings(max_update_norm=10.0)
 TEMPLATE = {
@@ -243,3 +244,44 @@ def test_class_sums_that_no_unit_vectors_give_are_refused(sums, counts, says):
     with pytest.raises(UpdateRefused) as caught:
         check_class_sums(np.array(sums), np.array(counts), np.array([10.0, 0.0]), num_features=2)
     assert says in caught.value.problem
+
+
+def evaluation(draws=None, personal=None):
+    """Two classes, five cells."""
+    none = np.zeros((0, 2, 2), np.int64)
+    confusion = np.array([[3, 0], [1, 1]])
+    return Evaluation(confusion, none if draws is None else draws, np.zeros(2, np.int64), personal=personal)
+
+
+def test_a_personal_heads_confusions_are_of_the_same_cells():
+    check_personal(evaluation())
+    check_personal(evaluation(personal=np.array([[1, 2], [0, 2]])))
+
+
+@pytest.mark.parametrize(
+    "personal",
+    [
+        np.array([[2, 2], [0, 2]]),
+        np.array([[4, -1], [0, 2]]),
+        np.zeros((3, 3), np.int64),
+        np.array([[2**62, 2**62], [0, 2]]),
+    ],
+)
+def test_a_personal_heads_confusions_of_other_cells_are_refused(personal):
+    with pytest.raises(UpdateRefused, match="other cells"):
+        check_personal(evaluation(personal=personal))
+
+
+def test_a_sum_of_personal_confusions_that_wraps_around_is_refused():
+    confusion = np.array([[3, 0, 0], [1, 1, 0], [0, 0, 0]])
+    wrapping = np.array([[2**63 - 1, 2**63 - 1, 5], [1, 1, 0], [0, 0, 0]])  # sums to 3 modulo 2⁶⁴
+    none = np.zeros((0, 3, 3), np.int64)
+    with pytest.raises(UpdateRefused, match="other cells"):
+        check_personal(Evaluation(confusion, none, np.zeros(2, np.int64), personal=wrapping))
+
+
+@pytest.mark.parametrize("cell", [-1, 2**31, 2**62])
+def test_bootstrap_draws_are_counts_of_32_bits(cell):
+    check_evaluation(evaluation(draws=np.full((4, 2, 2), 2**31 - 1)), 5, num_classes=2)
+    with pytest.raises(UpdateRefused, match="bootstrap draws"):
+        check_evaluation(evaluation(draws=np.full((4, 2, 2), cell)), 5, num_classes=2)
