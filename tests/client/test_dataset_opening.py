@@ -57,6 +57,16 @@ def test_cells_are_the_images_in_the_manifests_order(tmp_path: Path) -> None:
     assert (opened.unreadable, opened.left_out) == ((), {})
 
 
+def test_cells_of_the_studys_other_clinics_are_not_taken_for_ours(tmp_path: Path) -> None:
+    _images(tmp_path, "a.png", "b.png")
+    site = _site(_manifest(tmp_path, "path,label,clinic", "a.png,monocyte,ward-1", "b.png,monocyte,There"))
+    with pytest.raises(DataError, match=r"no cell of clinic 'here', but those of There") as refusal:
+        open_cells(site, _study())
+    assert "set data.clinic" in refusal.value.remedy
+    ours = site.model_copy(update={"data": site.data.model_copy(update={"clinic": "ward-1"})})
+    assert len(open_cells(ours, _study()).cells) == 1
+
+
 def test_white_balance_follows_the_study(tmp_path: Path) -> None:
     _images(tmp_path, "a.png")
     site = _site(_manifest(tmp_path, "path,label", "a.png,monocyte"))

@@ -31,7 +31,13 @@ class _Row:
 
 
 def read_manifest(
-    path: Path, registry: Registry, *, own_words: Mapping[str, str], own_id: str, clinic: str | None = None
+    path: Path,
+    registry: Registry,
+    *,
+    own_words: Mapping[str, str],
+    own_id: str,
+    clinic: str | None = None,
+    plan_clinics: Sequence[str] = (),
 ) -> Listing:
     """The cells of one clinic in the manifest.
 
@@ -41,6 +47,7 @@ def read_manifest(
         own_words: the clinic's own labels and the known label each stands for.
         own_id: our name; our rows are taken where the manifest has a clinic column that names us.
         clinic: take this clinic's rows instead.
+        plan_clinics: who takes part; where the manifest names another of them and not us, we do not take its cells.
 
     Raises:
         DataError: saying which line or column is wrong.
@@ -48,7 +55,9 @@ def read_manifest(
     path = path / FILE_NAME if path.is_dir() else path
     columns, rows = _read_rows(path)
     _check_columns(path, columns, registry)
-    rows = _rows_of_clinic(path, columns, rows, own_id=own_id, clinic=clinic)
+    if clinic is None:
+        _refuse_cells_of_others(path, rows, own_id, plan_clinics)
+    rows = _rows_of_clinic(path, rows, own_id=own_id, clinic=clinic)
     group_column = next((name for name in GROUP_COLUMNS if name in columns), "")
     files = [_labelled_file(path, row, REGISTRY_COLUMNS[registry.name], group_column) for row in rows]
     _check_paths(path, files)
@@ -63,7 +72,7 @@ def manifest_clinics(path: Path) -> tuple[str, ...]:
     """
     path = path / FILE_NAME if path.is_dir() else path
     _, rows = _read_rows(path)
-    names = sorted({row.text("clinic") for row in rows} - {""})
+    names = _clinics_named(rows)
     if not names:
         raise DataError(f"manifest {path} names no clinic", remedy="add a column 'clinic'")
     return tuple(names)
@@ -113,10 +122,24 @@ def _check_columns(path: Path, columns: Sequence[str], registry: Registry) -> No
         )
 
 
-def _rows_of_clinic(
-    path: Path, columns: Sequence[str], rows: list[_Row], *, own_id: str, clinic: str | None
-) -> list[_Row]:
-    names = sorted({row.text("clinic") for row in rows} - {""})
+def _clinics_named(rows: Sequence[_Row]) -> list[str]:
+    return sorted({row.text("clinic") for row in rows} - {""})
+
+
+def _refuse_cells_of_others(path: Path, rows: Sequence[_Row], own_id: str, plan_clinics: Sequence[str]) -> None:
+    """Refuse a consortium's manifest that does not name us: some of its cells may be a held-out clinic's."""
+    names = _clinics_named(rows)
+    theirs = {clinic.lower() for clinic in plan_clinics} - {own_id.lower()}
+    others = [name for name in names if name.lower() in theirs]
+    if own_id not in names and others:
+        raise DataError(
+            f"manifest {path} lists no cell of clinic '{own_id}', but those of {', '.join(others)}, also of this study",
+            remedy="set data.clinic to the name under which the manifest lists our cells, or remove the other rows",
+        )
+
+
+def _rows_of_clinic(path: Path, rows: list[_Row], *, own_id: str, clinic: str | None) -> list[_Row]:
+    names = _clinics_named(rows)
     if clinic is None and own_id not in names:
         return rows
     wanted = clinic or own_id

@@ -23,7 +23,6 @@ from wbc_client.dataset.packed import packed_metadata, read_packed
 from wbc_client.dataset.splits import assign_splits, connected_units, given_splits, refuse_straddling
 from wbc_client.site import Site
 from wbc_common.appearance import prepare
-from wbc_common.cells import Registry
 from wbc_common.errors import DataError
 from wbc_common.images import read_image
 from wbc_common.seeds import derive_seed
@@ -84,7 +83,7 @@ def read_cells(site: Site, study: StudyConfig) -> OpenedCells:
 
 
 def _open_files(site: Site, study: StudyConfig) -> OpenedCells:
-    listing = _listing(site, study.classes)
+    listing = _listing(site, study)
     if not listing.files:
         raise DataError(
             f"no image at {site.data.path} has a label of {study.registry}; left out: {listing.left_out}",
@@ -102,12 +101,19 @@ def _open_files(site: Site, study: StudyConfig) -> OpenedCells:
     return OpenedCells(cells, _notes(listing, cells, len(unreadable), split_note), unreadable, listing.left_out)
 
 
-def _listing(site: Site, registry: Registry) -> Listing:
+def _listing(site: Site, study: StudyConfig) -> Listing:
     data = site.data
     if data.kind == "folders":
-        found = read_folders(data.path, registry, own_words=data.labels, group_pattern=data.group_pattern)
+        found = read_folders(data.path, study.classes, own_words=data.labels, group_pattern=data.group_pattern)
     else:
-        found = read_manifest(data.path, registry, own_words=data.labels, own_id=site.clinic, clinic=data.clinic)
+        found = read_manifest(
+            data.path,
+            study.classes,
+            own_words=data.labels,
+            own_id=site.clinic,
+            clinic=data.clinic,
+            plan_clinics=(*study.clinics.train, *study.clinics.held_out),
+        )
     files = tuple(replace(file, um_per_px=file.um_per_px or data.um_per_px) for file in found.files)
     return replace(found, files=files)
 
