@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from wbc_simulations.experiment import Comparison, Experiment, Method, Sweep, wr
 from wbc_simulations.sweep import workers
 from wbc_simulations.sweep.cells import Cell, Filters, Record, plan_cells, record_of, state_of
 from wbc_simulations.sweep.display import run_sweep
+from wbc_simulations.sweep.same_run import cells_digest
 from wbc_simulations.sweep.workers import run_cell, run_in_workers
 
 
@@ -37,7 +39,8 @@ def test_an_error_of_one_cell_is_written_down_and_not_raised(tmp_path: Path, mon
         raise OSError("disk full")
 
     monkeypatch.setattr(workers, "finish_run", full)
-    assert run_cell(cell, tmp_path) == Record("OSError: disk full", None)
+    record = run_cell(cell, tmp_path)
+    assert (record.error, record.seconds, record.remedy) == ("OSError: disk full", None, None)
     assert state_of(cell, tmp_path) == "failed"
     monkeypatch.setattr(workers, "finish_run", lambda *arguments: cell.folder(tmp_path).report.touch())
     assert run_cell(cell, tmp_path).error is None
@@ -72,6 +75,18 @@ def test_the_time_of_a_cell_that_was_gone_on_with_is_not_known(tmp_path: Path, m
     monkeypatch.setattr(workers, "finish_run", lambda *arguments: None)
     assert run_cell(cell, tmp_path).seconds is not None
     assert run_cell(cell, tmp_path).seconds is None
+
+
+def test_a_run_says_on_which_cells_it_was_begun_and_by_which_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cell,) = cells_of(an_experiment(), folds=["west"], seeds=[0])
+    begun: list[Record] = []
+    monkeypatch.setattr(workers, "finish_run", lambda *arguments: begun.append(record_of(cell, tmp_path)))
+    run_cell(cell, tmp_path)
+    expected = (cells_digest(cell.experiment, cell.study), version("wbc-fl"))
+    for record in (*begun, record_of(cell, tmp_path)):
+        assert (record.cells, record.version) == expected
 
 
 @pytest.mark.slow

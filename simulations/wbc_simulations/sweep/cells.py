@@ -17,9 +17,9 @@ from wbc_common.study import StudyConfig
 from wbc_server.run_folder import RunFolder, write_atomically
 from wbc_simulations.experiment import Experiment, Method, all_clinics, plan_study, with_changes, with_method
 from wbc_simulations.methods import on_grid
-from wbc_simulations.running import EXPERIMENT_FILE, continue_run
+from wbc_simulations.running import EXPERIMENT_FILE, continue_run, holds_rounds
 from wbc_simulations.sweep.clashes import STATED_FOLD, refuse_clashes, refuse_single_folds
-from wbc_simulations.sweep.same_run import same_plan
+from wbc_simulations.sweep.same_run import cells_digest, same_plan
 
 State = Literal["finished", "failed", "begun", "left"]
 STATES: tuple[State, ...] = ("finished", "failed", "begun", "left")
@@ -56,11 +56,15 @@ class Record:
     Attributes:
         seconds: how long the whole cell took; None where it was gone on with, so that only a part is known.
         remedy: the next step, where the error has one.
+        cells: what the run's cells were, see `cells_digest`; None in records of before there was one.
+        version: of this package, that ran it.
     """
 
     error: str | None
     seconds: float | None
     remedy: str | None = None
+    cells: str | None = None
+    version: str | None = None
 
     @property
     def failure(self) -> str:
@@ -148,14 +152,15 @@ def state_of(cell: Cell, output: Path) -> State:
     """Where a cell stands.
 
     Raises:
-        SettingError: its folder holds a run of another plan or of other data.
+        SettingError: its folder holds a run of another plan, of other data or on other cells.
     """
-    folder = cell.folder(output)
+    folder, record = cell.folder(output), record_of(cell, output)
     if folder.study_file.exists():
         _check_same_run(cell, folder)
+        _check_same_cells(cell, folder, record)
         if folder.is_finished:
             return "finished"
-    if record_of(cell, output).error is not None:
+    if record.error is not None:
         return "failed"
     return "begun" if folder.study_file.exists() else "left"
 
@@ -164,7 +169,8 @@ def record_of(cell: Cell, output: Path) -> Record:
     """How the last attempt ended; nothing known where none was made, or where its record cannot be read."""
     try:
         values = json.loads((cell.folder(output).path / RECORD_FILE).read_text(encoding="utf-8"))
-        return Record(error=values["error"], seconds=values["seconds"], remedy=values.get("remedy"))
+        later = {name: values.get(name) for name in ("remedy", "cells", "version")}
+        return Record(error=values["error"], seconds=values["seconds"], **later)
     except (OSError, ValueError, KeyError, TypeError):
         return Record(None, None)
 
@@ -177,6 +183,18 @@ def _check_same_run(cell: Cell, folder: RunFolder) -> None:
         raise SettingError(
             f"{folder.path} holds a run of another plan or of other data",
             remedy="choose another --output, or remove that folder",
+        )
+
+
+def _check_same_cells(cell: Cell, folder: RunFolder, record: Record) -> None:
+    """A run that has kept no round may begin again on other cells: so a manifest that failed it can be mended."""
+    if record.cells is None or not (folder.is_finished or holds_rounds(folder)):
+        return
+    if record.cells != cells_digest(cell.experiment, cell.study):
+        raise SettingError(
+            f"{folder.path} holds a run on other cells (by wbc-fl {record.version}): since then labels, patients, "
+            "splits or images of its clinics have changed",
+            remedy="choose another --output, or remove that folder and it is run again on the cells as they are",
         )
 
 

@@ -5,7 +5,9 @@ It is not known before the first cell has ended, and says so.
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -64,6 +66,7 @@ def run_sweep(cells: Sequence[Cell], output: Path, *, jobs: int, console: Consol
     states = {str(cell): state_of(cell, output) for cell in cells}
     left = [cell for cell in cells if states[str(cell)] != "finished"]
     clock = Clock(left, _known_seconds(cells, output), jobs)
+    _tell_versions([cell for cell in cells if states[str(cell)] == "finished"], output, console)
     columns = (MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(), _TimeLeft(clock))
     try:
         with Progress(*columns, console=console) as progress:
@@ -76,6 +79,18 @@ def run_sweep(cells: Sequence[Cell], output: Path, *, jobs: int, console: Consol
     except KeyboardInterrupt:
         console.print("stopped; finished runs are kept: the same command goes on with the others")
         raise
+
+
+def _tell_versions(finished: Sequence[Cell], output: Path, console: Console) -> None:
+    """Runs by another version of this package are kept, and said: its figures may differ from this one's."""
+    ours, ran = version("wbc-fl"), Counter(record_of(cell, output).version for cell in finished)
+    for other in sorted({name for name in ran if name is not None} - {ours}):
+        console.print(
+            f"finished runs kept from wbc-fl {other}: {ran[other]}; this is {ours}, another --output runs all anew",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _note(event: Event, clock: Clock) -> None:

@@ -13,36 +13,39 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 from wbc_common.errors import WbcError
 from wbc_common.processes import die_with_parent
 from wbc_simulations.running import EXPERIMENT_FILE, finish_run, start_run
-from wbc_simulations.sweep.cells import RECORD_FILE, Cell, Record
+from wbc_simulations.sweep.cells import RECORD_FILE, Cell, Record, record_of
+from wbc_simulations.sweep.same_run import cells_digest
 
 Work = Callable[[Cell, Path], Record]
 Event = tuple[Cell, Record | None]
-_DIED = Record(
-    "its process ended without a word; the system may have stopped it for want of memory", None, "try --jobs 1"
-)
+_DIED = "its process ended without a word; the system may have stopped it for want of memory"
 
 
 def run_cell(cell: Cell, output: Path) -> Record:
     """Run a cell, or go on with it; an error is written down, not raised."""
     folder, started = cell.folder(output), time.perf_counter()
-    is_new = not folder.study_file.exists()
+    is_new, record = not folder.study_file.exists(), Record(None, None, version=version("wbc-fl"))
     try:
         (folder.path / RECORD_FILE).unlink(missing_ok=True)
+        record = replace(record, cells=cells_digest(cell.experiment, cell.study))
         if is_new:
             (folder.path / EXPERIMENT_FILE).unlink(missing_ok=True)  # of an attempt that did not get as far as a plan
             start_run(cell.experiment, cell.study, folder)
+        record.write(folder)  # now: a run that is killed says on which cells it was begun
         finish_run(cell.experiment, cell.study if is_new else folder.study(), folder, "in-process")
     except WbcError as error:
-        record = Record(error.problem, None, error.remedy)
+        record = replace(record, error=error.problem, remedy=error.remedy)
     except Exception as error:
-        record = Record(f"{type(error).__name__}: {error}", None)
+        record = replace(record, error=f"{type(error).__name__}: {error}")
     else:
-        record = Record(None, time.perf_counter() - started if is_new else None)
+        record = replace(record, seconds=time.perf_counter() - started if is_new else None)
     record.write(folder)
     return record
 
@@ -89,7 +92,7 @@ def _run_alone(cell: Cell, output: Path, work: Work) -> Iterator[Event]:
         try:
             record = pool.submit(work, cell, output).result()
         except BrokenProcessPool:
-            record = _DIED
+            record = replace(record_of(cell, output), error=_DIED, seconds=None, remedy="try --jobs 1")
             record.write(cell.folder(output))
     yield cell, record
 
