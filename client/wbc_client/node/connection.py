@@ -10,6 +10,7 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 
 import httpx
+from pydantic import ValidationError
 
 from wbc_client.site import CoordinatorSettings
 from wbc_common.errors import ConnectionFailure, SettingError
@@ -44,11 +45,17 @@ def say_hello(coordinator: CoordinatorSettings) -> Welcome:
     """Who we are to the coordinator, and which plan it runs.
 
     Raises:
-        ConnectionFailure: the gateway is not reached, or does not know the key.
+        ConnectionFailure: the gateway is not reached, does not know the key, or is of another version.
     """
     answer = _request(coordinator, "POST", HELLO_PATH, signed_headers(read_private_key(coordinator.key)))
     _check_admitted(answer)
-    return Welcome.model_validate_json(answer.content)
+    try:
+        return Welcome.model_validate_json(answer.content)
+    except ValidationError as error:
+        raise ConnectionFailure(
+            f"{coordinator.address} welcomes us in words that this version does not know",
+            remedy="run the same version of wbc-fl here and at the coordinator; else check the address, and the proxy",
+        ) from error
 
 
 def measure_bandwidth(coordinator: CoordinatorSettings) -> float:
@@ -71,20 +78,36 @@ def _request(coordinator: CoordinatorSettings, method: str, path: str, headers: 
             return client.request(method, url, headers=headers)
     except httpx.HTTPError as error:
         raise _explained(coordinator, error) from error
+    except ImportError as error:  # httpx needs another package for it, wherever the coordinator is
+        raise SettingError(
+            "HTTPS_PROXY or ALL_PROXY names a SOCKS proxy, which is not supported",
+            remedy="use an HTTP proxy: unset ALL_PROXY and set HTTPS_PROXY to its address, such as http://proxy:3128",
+        ) from error
+    except (httpx.InvalidURL, ValueError) as error:  # not quoted: a proxy's address may hold a password
+        raise SettingError(
+            f"no request can be made to {coordinator.address}: its name is none, or the proxy's address is none",
+            remedy="check the address in the clinic file, and HTTPS_PROXY and ALL_PROXY (such as http://proxy:3128)",
+        ) from error
 
 
 def _check_admitted(answer: httpx.Response) -> None:
     if answer.status_code == 200:
         return
-    why = str(answer.json().get("detail", "")) if "json" in answer.headers.get("content-type", "") else ""
+    why = _reason(answer)
     remedies = {
         "clock": "set the clock of this machine (NTP)",
         "key": "send your public key to the coordinator, who enrols it: wbc-server enrol",
     }
     remedy = next((text for word, text in remedies.items() if word in why), "ask the coordinator")
-    raise ConnectionFailure(
-        f"the coordinator refuses this clinic ({answer.status_code}): {why or 'no reason given'}", remedy=remedy
-    )
+    raise ConnectionFailure(f"the coordinator refuses this clinic ({answer.status_code}): {why}", remedy=remedy)
+
+
+def _reason(answer: httpx.Response) -> str:
+    """Why the gateway refuses; a proxy between may refuse too, with a page of its own."""
+    try:
+        return str(answer.json()["detail"])
+    except (ValueError, LookupError, TypeError):
+        return "no reason given"
 
 
 _MEANINGS = (
