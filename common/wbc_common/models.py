@@ -142,8 +142,3 @@ def _architecture(settings: ModelSettings, num_classes: int) -> Network:
 def model_arrays(model: nn.Module) -> dict[str, np.ndarray]:
     """Every parameter and buffer by its name, copied to numpy."""
     return {key: value.detach().cpu().numpy().copy() for key, value in model.state_dict().items()}
-
-
-def load_arrays(model: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
-    """Put arrays into a model of the same architecture; names and shapes must be the model's."""
-    model.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in arrays.items()})

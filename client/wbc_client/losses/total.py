@@ -28,36 +28,30 @@ class LossTerms(NamedTuple):
 
 @dataclass(frozen=True)
 class DomainAwareLoss:
-    """L1 + w2(t)·L2 + w3·L3; the proximal term looks at parameters and is `proximal_term`.
+    """L1 + w2·L2 + w3·L3; the proximal term looks at parameters and is `proximal_term`.
 
     Args:
         settings: the plan's weights, T and ν.
         classify: the plan's classification loss under this clinic's counts (`imbalance_of`).
-        anchors: this clinic's (`anchors_from_sums`), or None where there are none.
+        anchors: this clinic's (`anchors_from_sums`), or None where there are none, as in the warm-up.
         frozen_head: weight [C, D] and bias [C] as received, for the guide; None switches it off.
-        alignment_scale: multiplies w2; 0 during the warm-up (`LossSettings.aligns`).
     """
 
     settings: LossSettings
     classify: Imbalance
     anchors: AlignmentAnchors | None
     frozen_head: tuple[torch.Tensor, torch.Tensor] | None
-    alignment_scale: float = 1.0
 
     def __call__(self, features: torch.Tensor, logits: torch.Tensor, allowed: torch.Tensor) -> LossTerms:
         """The terms for `features` [B, D], `logits` [B, C] of the plain head and `allowed` bool [B, C]."""
         classification = self.classify(logits, allowed)
         alignment = self._alignment(features, allowed)
         guide = self._guide(features, allowed)
-        total = (
-            classification
-            + self.settings.alignment_weight * self.alignment_scale * alignment
-            + self.settings.guide_weight * guide
-        )
+        total = classification + self.settings.alignment_weight * alignment + self.settings.guide_weight * guide
         return LossTerms(total, classification, alignment, guide)
 
     def _alignment(self, features: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
-        if self.anchors is None or self.settings.alignment_weight * self.alignment_scale == 0:
+        if self.anchors is None or self.settings.alignment_weight == 0:
             return features.new_zeros(())
         return alignment_loss(
             features,
