@@ -1,5 +1,6 @@
 """Which device a clinic computes on, how it computes the same twice, and what to do when its memory is full."""
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -54,6 +55,7 @@ def memory_of(device: torch.device) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
+        traceback.clear_frames(error.__traceback__)  # the frames that failed hold their tensors until then
         torch.cuda.empty_cache()
         raise DeviceError(
             f"too little memory on {describe_device(device)}",

@@ -1,5 +1,6 @@
 """Which device a clinic computes on, in words and in errors; what needs a real GPU is in test_cuda."""
 
+import weakref
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,23 @@ def test_too_little_memory_becomes_an_error_with_a_next_step() -> None:
     with pytest.raises(DeviceError, match="too little memory on cpu") as caught, memory_of(CPU):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
     assert "gpu_share" in caught.value.remedy
+
+
+def test_tensors_of_the_work_that_failed_are_let_go_before_memory_is_given_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+    alive_when_emptied: list[bool] = []
+
+    def work() -> None:
+        activations = torch.zeros(8)
+        held.append(weakref.ref(activations))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: alive_when_emptied.append(held[0]() is not None))
+    with pytest.raises(DeviceError), memory_of(CPU):
+        work()
+    assert alive_when_emptied == [False]
 
 
 def test_a_device_in_words() -> None:
