@@ -3,21 +3,27 @@
 import json
 import logging
 import sys
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from wbc_common.errors import SettingError
 from wbc_common.terminal import run_command
-from wbc_simulations.options import Changes, Data, Fold, HeldOut, Json, Study, parse_changes
-
-if TYPE_CHECKING:
-    from wbc_common.study import StudyConfig
-    from wbc_simulations.experiment import Experiment
+from wbc_simulations.options import (
+    Changes,
+    Data,
+    Fold,
+    HeldOut,
+    Json,
+    Study,
+    folder_of,
+    parse_changes,
+    plan_run,
+    refuse_with_resume,
+)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -55,20 +61,20 @@ def run(
     check_engine(engine, ray_address)
     laid_out: AbstractContextManager[None] = nullcontext()
     if resume:
-        _refuse_with_resume({"--study": study, "--data": data, "--held-out": held_out, "--set": changes})
+        refuse_with_resume({"--study": study, "--data": data, "--held-out": held_out, "--set": changes})
         folder = RunFolder(output or unfinished_run())
         experiment, plan = continue_run(folder)
     else:
         folder = RunFolder(output or dated_folder())
-        experiment, plan = _plan(study, data, held_out, changes)
-        check_weights(plan.model, beside=_folder_of(study))
+        experiment, plan = plan_run(study, data, held_out, changes)
+        check_weights(plan.model, beside=folder_of(study))
         laid_out = new_run(experiment, plan, folder)
     try:
         with laid_out, StudyDisplay(console):
             console.print(
                 f"study {plan.name}, plan {plan.hash[:12]}, folder {folder.path}", highlight=False, soft_wrap=True
             )
-            finish_run(experiment, plan, folder, engine, ray_address=ray_address)
+            finish_run(experiment, plan, folder, engine, ray_address=ray_address, on_wait=partial(typer.echo, err=True))
     except KeyboardInterrupt:
         console.print(
             f"stopped; go on with: wbc-simulate run --output {folder.path} --resume", highlight=False, soft_wrap=True
@@ -97,7 +103,7 @@ def splits(
     from wbc_simulations.splits.text import splits_text
 
     check_format(output)
-    experiment, plan = _plan(study, data, held_out, changes)
+    experiment, plan = plan_run(study, data, held_out, changes)
     counted = count_splits(experiment, plan)
     draw_splits(counted, plan, output)
     typer.echo(json.dumps(splits_as_json(counted, plan)) if as_json else splits_text(counted, plan), nl=as_json)
@@ -135,8 +141,8 @@ def compare(
     cells = plan_comparison(
         experiment, seeds=seeds, folds=folds or (), methods=methods or (), changes=parse_changes(changes)
     )
-    cells = with_found_weights(cells, _folder_of(study))
-    check_start_weights(cells, output, _folder_of(study))
+    cells = with_found_weights(cells, folder_of(study))
+    check_start_weights(cells, output, folder_of(study))
     run_sweep(cells, output, jobs=jobs, console=Console(stderr=True))
     refuse_failures(cells, output)
     comparison = write_comparison(experiment, cells, output)
@@ -169,9 +175,9 @@ def sweep(
 
     experiment = read_experiment(study or DEFAULT_EXPERIMENT, data)
     filters = Filters(folds=folds or (), seeds=seeds or (), methods=methods or ())
-    cells = with_found_weights(plan_cells(experiment, filters, parse_changes(changes)), _folder_of(study))
+    cells = with_found_weights(plan_cells(experiment, filters, parse_changes(changes)), folder_of(study))
     if not only_status:
-        check_start_weights(cells, output, _folder_of(study))
+        check_start_weights(cells, output, folder_of(study))
         run_sweep(cells, output, jobs=jobs, console=Console(stderr=True))
     listed = status(cells, output)
     typer.echo(json.dumps(listed) if as_json else status_text(listed))
@@ -237,34 +243,6 @@ def realism(
     recipe = Recipe("wbc5", tuple(domain or ()), blends, cells, epochs)
     found = measure_realism(data, recipe, range(seeds), on_step=lambda text: typer.echo(text, err=True))
     typer.echo(json.dumps([asdict(clinic) for clinic in found]) if as_json else realism_table(found))
-
-
-def _plan(
-    study: Path | None, data: Path | None, held_out: list[str] | None, changes: list[str] | None
-) -> "tuple[Experiment, StudyConfig]":
-    """The experiment and the plan of one run, with a weights file that lies beside the experiment's."""
-    from wbc_common.weights import find_weights
-    from wbc_simulations.experiment import DEFAULT_EXPERIMENT, plan_study, read_experiment, with_changes
-
-    experiment, settings = with_changes(read_experiment(study or DEFAULT_EXPERIMENT, data), parse_changes(changes))
-    plan = plan_study(experiment, held_out=held_out or (), changes=settings)
-    return experiment, plan.model_copy(update={"model": find_weights(plan.model, _folder_of(study))})
-
-
-def _folder_of(study: Path | None) -> Path:
-    """The folder of the experiment's file."""
-    from wbc_simulations.experiment import DEFAULT_EXPERIMENT
-
-    return (study or DEFAULT_EXPERIMENT).resolve().parent
-
-
-def _refuse_with_resume(given: Mapping[str, object]) -> None:
-    options = [option for option, value in given.items() if value]
-    if options:
-        raise SettingError(
-            f"--resume goes on with the plan of the run and takes no other: {', '.join(options)}",
-            remedy="leave these out, or start a new run without --resume",
-        )
 
 
 def main() -> None:

@@ -2,11 +2,12 @@
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
+from threading import Timer
 
 from wbc_client.clinic import open_clinic
 from wbc_client.location import clinic_files
@@ -21,6 +22,7 @@ from wbc_simulations.experiment import Experiment, read_experiment, write_experi
 log = logging.getLogger(__name__)
 EXPERIMENT_FILE = "experiment.toml"
 RUNS = Path("runs")
+_QUIET_SECONDS = 1.0  # cells that the cache has are there by then
 
 
 def start_run(experiment: Experiment, study: StudyConfig, folder: RunFolder) -> None:
@@ -86,21 +88,52 @@ def continue_run(folder: RunFolder) -> tuple[Experiment, StudyConfig]:
 
 
 def finish_run(
-    experiment: Experiment, study: StudyConfig, folder: RunFolder, engine: EngineName, *, ray_address: str | None = None
+    experiment: Experiment,
+    study: StudyConfig,
+    folder: RunFolder,
+    engine: EngineName,
+    *,
+    ray_address: str | None = None,
+    on_wait: Callable[[str], object] = log.info,
 ) -> None:
     """Run what is left of a study; nothing if it is finished.
 
     Clinics are opened first, so that data that cannot be used stop the run before it begins, in the user's own words.
+
+    Args:
+        on_wait: takes what the run is waiting for before its first round, where that takes longer than a moment.
     """
     if folder.is_finished:
         return
-    clinics = write_clinics(experiment, study, folder.path)
-    for path in clinic_files(clinics):
-        open_clinic(path)
+    clinics = _ready_clinics(experiment, study, folder, on_wait)
     if experiment.kind != "federated":
         finish_bound(experiment.kind, study, folder, clinics, engine)
         return
     run_study(folder, clinics, engine, ray_address=ray_address)
+
+
+def _ready_clinics(
+    experiment: Experiment, study: StudyConfig, folder: RunFolder, on_wait: Callable[[str], object]
+) -> Path:
+    """The folder of the clinic files, each opened once."""
+    cells = f"the cells of {len((*study.clinics.train, *study.clinics.held_out))} clinics …"
+    with _said_if_slow(f"{'rendering' if experiment.data.kind == 'phantom' else 'reading'} {cells}", on_wait):
+        clinics = write_clinics(experiment, study, folder.path)
+    with _said_if_slow(f"opening {cells}", on_wait):
+        for path in clinic_files(clinics):
+            open_clinic(path)
+    return clinics
+
+
+@contextmanager
+def _said_if_slow(text: str, on_wait: Callable[[str], object]) -> Iterator[None]:
+    timer = Timer(_QUIET_SECONDS, on_wait, [text])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def dated_folder() -> Path:

@@ -2,11 +2,13 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from studies import tiny_experiment
+from wbc_common.errors import DataError
 from wbc_server.run_folder import RunFolder
 from wbc_simulations import running
 from wbc_simulations.cli import main
@@ -108,7 +110,7 @@ def test_resume_takes_no_other_plan(exit_of, capsys: pytest.CaptureFixture[str],
 def test_ctrl_c_says_how_to_go_on_and_exits_130(
     exit_of, study_file: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*arguments: object, ray_address: str | None) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(running, "finish_run", interrupted)
@@ -116,9 +118,7 @@ def test_ctrl_c_says_how_to_go_on_and_exits_130(
     assert "go on with: wbc-simulate run --output out --resume" in capsys.readouterr().out
     gone_on: list[tuple[Experiment, RunFolder]] = []
 
-    def finish(
-        experiment: Experiment, plan: object, folder: RunFolder, engine: str, *, ray_address: str | None
-    ) -> None:
+    def finish(experiment: Experiment, plan: object, folder: RunFolder, engine: str, **options: object) -> None:
         gone_on.append((experiment, folder))
         raise KeyboardInterrupt
 
@@ -145,7 +145,7 @@ def test_a_run_that_fails_before_its_first_round_leaves_nothing_and_its_folder_c
 
 
 def test_a_run_that_fails_after_a_round_is_kept(exit_of, study_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(experiment: object, plan: object, folder: RunFolder, engine: str, *, ray_address: str | None) -> None:
+    def fail(experiment: object, plan: object, folder: RunFolder, engine: str, **options: object) -> None:
         folder.journal.touch()
         raise OSError("disk full")
 
@@ -154,10 +154,28 @@ def test_a_run_that_fails_after_a_round_is_kept(exit_of, study_file: str, monkey
     assert RunFolder(Path("out")).study() == plan_study(tiny_experiment())
 
 
+def test_a_run_that_renders_says_so_on_stderr_and_one_that_finds_its_cells_does_not(
+    exit_of, study_file: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(*arguments: object) -> Path:
+        time.sleep(0.2)
+        raise DataError("no cell", remedy="bring some")
+
+    monkeypatch.setattr(running, "_QUIET_SECONDS", 0.05)
+    monkeypatch.setattr(running, "write_clinics", slowly)
+    assert exit_of("run", "--study", study_file) == 3
+    out, err = capsys.readouterr()
+    assert "rendering the cells of 3 clinics …\n" in err
+    assert "rendering" not in out
+    monkeypatch.setattr(running, "_QUIET_SECONDS", 60.0)
+    assert exit_of("run", "--study", study_file) == 3
+    assert "rendering" not in capsys.readouterr().err
+
+
 def test_settings_and_held_out_clinics_reach_the_plan(
     exit_of, study_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*arguments: object, ray_address: str | None) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(running, "finish_run", interrupted)
