@@ -36,7 +36,7 @@ from wbc_common.wire import (
     num_bytes,
     record_arrays,
 )
-from wbc_server.aggregation.robust import Aggregate, aggregate_of
+from wbc_server.aggregation.robust import Aggregate, aggregate_of, too_few
 from wbc_server.aggregation.server_step import average_in, take_step
 from wbc_server.aggregation.weighted_sum import AT_ONCE
 from wbc_server.aggregation.weights import plan_weights
@@ -90,7 +90,9 @@ class WbcStrategy(Strategy):
         within = [clinic for clinic in self.roster.train if clinic in pool.clinics]
         without = [clinic for clinic in self.roster.train if clinic not in pool.clinics]
         aligned = replace(task, totals=pool.totals)
-        return [*instruct(aligned, self.roster, within), *instruct(task, self.roster, without)]
+        messages = [*instruct(aligned, self.roster, within), *instruct(task, self.roster, without)]
+        # In name order, in which replies are taken: one asked later than its turn would keep others in memory.
+        return sorted(messages, key=lambda message: self.roster.clinic_of(message.metadata.dst_node_id) or "")
 
     def _measuring(self, clinics: tuple[str, ...], split: EvaluationSplit) -> list[Message]:
         """Tasks to measure the model of the round whose figures are due; none where none are."""
@@ -225,12 +227,15 @@ class WbcStrategy(Strategy):
         return sums
 
     def _check_quorum(self, answered: list[str]) -> None:
-        """Between hospitals: stop before a round that too few decided is kept."""
+        """Stop before a round that too few decided is kept: between hospitals, or by an order statistic."""
         planned = len(self.study.clinics.train)
         needed = self.study.participation.clinics_needed(planned)
+        problem = too_few(self.study.aggregation, len(answered))
         if self.roster.is_between_hospitals and len(answered) < needed:
+            problem = f"updates of {len(answered)} of {planned} training clinics count, the plan needs {needed}"
+        if problem is not None:
             raise ConnectionFailure(
-                f"updates of {len(answered)} of {planned} training clinics count, the plan needs {needed}",
+                problem,
                 remedy="look after the missing clinics, then go on from this round: wbc-server resume FOLDER",
             )
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
+from wbc_common.errors import ConnectionFailure
 from wbc_common.study import StudyConfig, parse_study
 from wbc_common.wire import (
     Arrays,
@@ -213,6 +214,14 @@ def test_a_clinic_whose_sums_are_refused_trains_without_totals_and_its_update_co
     assert totals["east"].counts.tolist() == [12, 0, 0, 0, 0]
     assert [(entry["clinic"], entry["stage"]) for entry in first["refused"]] == [("north", "class-sums")]
     assert list(first["train"]) == ["east", "north", "west"]
+
+
+def test_clinics_are_asked_in_name_order_whether_or_not_their_sums_are_in_the_pool(tmp_path: Path) -> None:
+    strategy = strategy_in(tmp_path, a_study(train=("east", "north", "west"), loss=ALIGNED))
+    seen: list[tuple[str, Task]] = []
+    run(strategy, grid_of(norths_sums_are_bad, seen), rounds=2)
+    second = [clinic for clinic, task in seen if task.round_number == 2 and task.kind == "train"]
+    assert second == ["east", "north", "west"]
 
 
 def test_one_clinics_sums_alone_align_nobody(tmp_path: Path) -> None:
@@ -429,3 +438,22 @@ def test_a_loss_beyond_all_charts_is_refused_with_its_update(tmp_path: Path) -> 
     record = commit(strategy)
     assert list(record["train"]) == ["east"]
     assert [(entry["clinic"], entry["stage"]) for entry in record["refused"]] == [("north", "update")]
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "problem"),
+    [
+        ({"robust": "trimmed-mean", "trim_fraction": 0.34}, "a trimmed mean of 2 updates cuts off none"),
+        ({"robust": "krum", "krum_malicious": 0}, "Krum against 0 malicious clinics needs 3 updates, 2 count"),
+    ],
+)
+def test_an_order_statistic_of_too_few_updates_stops_the_study_before_the_round_is_kept(
+    tmp_path: Path, aggregation: dict[str, Any], problem: str
+) -> None:
+    study = a_study(train=("east", "north", "west"), aggregation=aggregation)
+    train_round(strategy_in(tmp_path / "all", study), grid_of(moves))
+    strategy = strategy_in(tmp_path / "two", study)
+    with pytest.raises(ConnectionFailure, match=problem) as caught:
+        train_round(strategy, grid_of(moves), without=("west",))
+    assert "wbc-server resume FOLDER" in caught.value.remedy
+    assert strategy.book.rounds_done == 0

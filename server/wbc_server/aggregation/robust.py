@@ -59,6 +59,21 @@ def aggregate_of(settings: AggregationSettings, at_once: int = AT_ONCE) -> Aggre
     return WeightedSum(at_once) if settings.robust == "none" else OrderStatistic(settings)
 
 
+def too_few(settings: AggregationSettings, updates: int) -> str | None:
+    """Why so few updates leave the study's order statistic without what it is for; None where they do not.
+
+    A plan has clinics enough (`wbc_common.settings.rules`); clinics that are missing or refused change that.
+    """
+    if settings.robust == "trimmed-mean" and int(settings.trim_fraction * updates) == 0:
+        return (
+            f"a trimmed mean of {updates} updates cuts off none at aggregation.trim_fraction = {settings.trim_fraction}"
+        )
+    needed = 2 * settings.krum_malicious + 3
+    if settings.robust == "krum" and updates < needed:
+        return f"Krum against {settings.krum_malicious} malicious clinics needs {needed} updates, {updates} count"
+    return None
+
+
 def krum_choice(updates: list[Mapping[str, np.ndarray]], num_malicious: int) -> int:
     """The update closest to its K − f − 2 nearest others (Blanchard et al., NeurIPS 2017), or the first of equals.
 
