@@ -12,8 +12,6 @@ import numpy as np
 from wbc_common.confusion import macro_f1
 from wbc_common.study import EvaluationSettings
 
-JournalRecord = Mapping[str, Any]
-
 
 def mean_macro_f1(confusions: Mapping[str, Any]) -> float:
     """Mean over clinics of macro-F1 of clinic → confusion [C, C]; NaN where no clinic has a cell."""
@@ -33,11 +31,6 @@ def name_export(selected_round: int, selection: str) -> str:
     if selection == "average" and first < selected_round:
         return f"mean of the models of rounds {first} to {selected_round}"
     return f"model of round {selected_round}"
-
-
-def select_round(records: Sequence[JournalRecord], settings: EvaluationSettings) -> int:
-    """The round to export, from whole records of the journal; see `select_scored`."""
-    return select_scored([(int(record["round"]), mean_macro_f1(record["validation"])) for record in records], settings)
 
 
 def select_scored(scores: Sequence[tuple[int, float]], settings: EvaluationSettings) -> int:

@@ -214,28 +214,6 @@ def test_equal_counts_everywhere_give_the_plain_mean(alpha, smoothing, seed):
     assert_same(mean_delta(deltas, counts, alpha=alpha, head_smoothing=smoothing), plain)
 
 
-@given(count_tables(), seeds, st.data())
-def test_two_partial_sums_merge_into_one(counts, seed, data):
-    deltas = random_deltas(seed, counts)
-    cut = data.draw(st.integers(0, len(counts)))
-    weights = plan_weights(counts, AggregationSettings())
-    first, second, whole = WeightedSum(), WeightedSum(), WeightedSum()
-    for clinic, delta in enumerate(deltas):
-        for total in (first if clinic < cut else second, whole):
-            total.add(delta, weights.backbone[clinic], weights.head[clinic])
-    first.merge(second)
-    assert_same(first.mean(), whole.mean())
-
-
-def test_merging_leaves_the_merged_sum_as_it_was():
-    delta = random_arrays(0, 2)
-    merged, other = WeightedSum(), WeightedSum()
-    other.add(delta, 1.0, np.ones(2))
-    merged.merge(other)
-    merged.add(random_arrays(1, 2), 1.0, np.ones(2))
-    assert_same(other.mean(), {key: value.astype(np.float64) for key, value in delta.items()}, rtol=1e-15)
-
-
 def test_a_row_that_nobody_weighs_stays_while_the_others_move():
     delta = {"backbone.x": np.full(2, 4, np.float32), "head.bias": np.full(2, 4, np.float32)}
     total = WeightedSum()

@@ -67,14 +67,6 @@ class WeightedSum:
             self._add_waiting()
         self._add_weights(backbone_weight, head_weight)
 
-    def merge(self, other: "WeightedSum") -> None:
-        """Add another sum, over other clinics."""
-        self._add_waiting()
-        other._add_waiting()
-        for key, value in other._sums.items():
-            self._sum(key, value)[...] += value
-        self._add_weights(other._backbone_weight, other._head_weight)
-
     def mean(self) -> Mapping[str, Float64s]:
         """The weighted mean change, float64; 0 where the weights sum to 0, and empty when nothing was added.
 

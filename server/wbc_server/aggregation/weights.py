@@ -1,6 +1,6 @@
 """Class-count-aware FedAvg (docs/method.md §2): pure functions for the weights and for the step that follows.
 
-Everything is a ratio of sums (`wbc_server.aggregation.weighted_sum`), so that partial sums of disjoint clinics merge.
+Everything is a ratio of sums (`wbc_server.aggregation.weighted_sum`), which add over clinics.
 
 Two consequences of the formulas, on purpose. A class that no clinic holds (N_c = 0) has weight 0 everywhere, so its
 head row keeps its value, where plain FedAvg would push it away further each round. The cap on a clinic's share needs
