@@ -92,10 +92,15 @@ def accuracy(confusion: Counts) -> Rates:
     return _divide(_diagonal(confusion).sum(axis=-1), confusion.sum(axis=(-2, -1)))
 
 
-def pooled_recall(confusion: Counts, classes: tuple[int, ...]) -> Rates:
-    """Recall over all cells of some classes together [...]: rare classes, or blasts."""
+def pooled_recall(confusion: Counts, classes: tuple[int, ...], observed: Counts | None = None) -> Rates:
+    """Recall over all cells of some classes together [...]: rare classes, or blasts.
+
+    With `observed`, of bootstrap draws: one that has no cell of these classes keeps the rate of the cells that were
+    drawn from, as in `_kept`. Left out, it would take its draw from a mean over clinics, too.
+    """
     chosen = list(classes)
-    return _divide(_diagonal(confusion)[..., chosen].sum(axis=-1), support(confusion)[..., chosen].sum(axis=-1))
+    rates = _divide(_diagonal(confusion)[..., chosen].sum(axis=-1), support(confusion)[..., chosen].sum(axis=-1))
+    return rates if observed is None else _kept(rates, pooled_recall(observed, classes))
 
 
 def rare_classes(training_counts: Rates) -> tuple[int, ...]:

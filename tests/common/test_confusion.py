@@ -85,6 +85,14 @@ def test_pooled_recall_counts_cells_not_classes() -> None:
     assert np.isnan(pooled_recall(ABSENT, ()))
 
 
+def test_a_draw_without_a_cell_of_the_pooled_classes_keeps_the_rate_that_was_observed() -> None:
+    observed = np.array([[8, 0, 0], [0, 1, 0], [1, 0, 2]])  # of classes 1 and 2, 3 of 4 cells are right
+    draws = np.array([[[9, 0, 0], [0, 0, 0], [0, 0, 0]], [[9, 0, 0], [0, 0, 0], [1, 0, 1]]])
+    assert pooled_recall(draws, (1, 2), observed).tolist() == [0.75, 0.5]
+    assert np.isnan(pooled_recall(draws, (1, 2))[0])
+    assert np.isnan(pooled_recall(draws, (), observed)).all()
+
+
 PREDICTIONS = st.lists(st.tuples(st.integers(0, CLASSES - 1), st.integers(0, CLASSES - 1)), max_size=30)
 
 

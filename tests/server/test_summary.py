@@ -59,10 +59,10 @@ def test_a_clinics_figures_are_those_of_its_confusion_matrix() -> None:
         "macro_f1": macro_f1,
         "balanced_accuracy": balanced_accuracy,
         "accuracy": accuracy,
-        "rare_recall": lambda counts: pooled_recall(counts, (3, 4)),
+        "rare_recall": lambda counts, observed=None: pooled_recall(counts, (3, 4), observed),
     }
     for name, rate in rates.items():
-        draws = rate(found.replicates, WEST) if name in ("macro_f1", "balanced_accuracy") else rate(found.replicates)
+        draws = rate(found.replicates) if name == "accuracy" else rate(found.replicates, WEST)
         expected = percentile_interval(float(rate(WEST)), draws)
         assert figures[name] == {"value": expected.value, "low": expected.low, "high": expected.high}, name
     assert figures["confusion"] == WEST.tolist()
@@ -80,6 +80,20 @@ def test_figures_can_be_checked_by_hand() -> None:
     eosinophil, basophil = figures["per_class"][3:]
     assert (eosinophil["support"], eosinophil["precision"], eosinophil["f1"]) == (1, 0.5, pytest.approx(2 / 3))
     assert (basophil["recall"]["value"], basophil["precision"], basophil["f1"]) == (0.0, None, 0.0)
+
+
+def test_the_interval_of_mean_rare_recall_rests_on_every_draw() -> None:
+    """Two clinics with one rare cell each, drawn or not: a draw counts though one of them has none in it."""
+    right, wrong = confusion(right=[9, 0, 0, 1, 0]), confusion(right=[9, 0, 0, 0, 0], wrong=(4, 0, 1))
+    none = confusion(right=[9, 0, 0, 0, 0])
+    twice = confusion(right=[8, 0, 0, 0, 0], wrong=(4, 0, 2))
+    mixed = confusion(right=[8, 0, 0, 1, 0], wrong=(3, 0, 1))  # half of its two rare cells are right
+    coarse = np.zeros(2, dtype=np.int64)
+    west = Evaluation(right, np.stack([none, mixed, none, right]), coarse)
+    north = Evaluation(wrong, np.stack([none, none, twice, none]), coarse)
+    mean = summary({"west": west, "north": north})["mean_held_out"]["rare_recall"]
+    low, high = np.percentile([0.5, 0.25, 0.5, 0.5], [2.5, 97.5])  # west: 1, ½, 1, 1; north: 0 throughout
+    assert mean == {"value": 0.5, "low": pytest.approx(low), "high": pytest.approx(high)}
 
 
 def test_means_are_over_clinics_not_over_cells() -> None:

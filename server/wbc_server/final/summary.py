@@ -111,8 +111,8 @@ def _rates(registry: Registry, rare: tuple[int, ...]) -> dict[str, Rate]:
         "macro_f1": macro_f1,
         "balanced_accuracy": balanced_accuracy,
         "accuracy": lambda confusion, observed: accuracy(confusion),
-        "rare_recall": lambda confusion, observed: pooled_recall(confusion, rare),
-        "blast_recall": lambda confusion, observed: pooled_recall(confusion, blasts),
+        "rare_recall": lambda confusion, observed: pooled_recall(confusion, rare, observed),
+        "blast_recall": lambda confusion, observed: pooled_recall(confusion, blasts, observed),
     }
 
 
