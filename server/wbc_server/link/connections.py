@@ -9,6 +9,7 @@ coordinator's own stands for all clinics and has limits of its own, and a whole 
 import asyncio
 import ipaddress
 import logging
+import resource
 from typing import ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -80,3 +81,9 @@ def address_of(client: tuple[str, int] | None) -> str | None:
     if host.ipv4_mapped is not None:
         return address_of((str(host.ipv4_mapped), client[1]))
     return str(ipaddress.ip_network((host, _NETWORK_BITS), strict=False))
+
+
+def allow_many_files() -> None:
+    """As many open files as the machine permits: a connection here can take another to the SuperLink."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

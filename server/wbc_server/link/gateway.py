@@ -9,7 +9,6 @@ it within a tenth of a second, with fewer requests.
 import argparse
 import asyncio
 import logging
-import resource
 import ssl
 import sys
 import time
@@ -29,7 +28,7 @@ from starlette.routing import Route
 from wbc_common.link import BANDWIDTH_PATH, FLEET_PREFIX, HEALTH_PATH, HELLO_PATH, KEY_HEADER, Welcome
 from wbc_server.exchange.deployment import Deployment
 from wbc_server.link.arrivals import Arrivals
-from wbc_server.link.connections import GuardedProtocol
+from wbc_server.link.connections import GuardedProtocol, allow_many_files
 from wbc_server.link.doorkeeper import Doorkeeper, Refused
 from wbc_server.link.folder import StudyFolder
 
@@ -234,12 +233,6 @@ def build_server(folder: StudyFolder, link_port: int, bundle: str) -> uvicorn.Se
     return server
 
 
-def _allow_many_files() -> None:
-    """As many open files as the machine permits: a connection here can take another to the SuperLink."""
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
 def main() -> None:
     """`python -m wbc_server.link.gateway FOLDER --link-port N --bundle SHA256`."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
@@ -249,7 +242,7 @@ def main() -> None:
     parser.add_argument("--link-port", type=int, required=True)
     parser.add_argument("--bundle", required=True)
     given = parser.parse_args()
-    _allow_many_files()
+    allow_many_files()
     build_server(StudyFolder(given.folder), given.link_port, given.bundle).run()
 
 
