@@ -125,7 +125,7 @@ def same_study_in_process(federation: Federation, folder: Path) -> Path:
     (folder / "study.toml").write_bytes((federation.coordinator / "study.toml").read_bytes())
     for name, place in federation.clinics.items():
         values = tomllib.loads((place / "clinic.toml").read_text())
-        values = {key: values[key] for key in ("clinic", "device", "data")}
+        values = {key: values[key] for key in ("clinic", "data")}
         text = tomli_w.dumps({**values, "study": "../study.toml", "state_dir": f"../sites/{name}"})
         (clinics / f"{name}.toml").write_text(text)
     threads = torch.get_num_threads()
