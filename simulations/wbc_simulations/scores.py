@@ -76,7 +76,7 @@ def _rate(
 ) -> NDArray[np.float64]:
     """A figure of counts [C, C], or of bootstrap draws [R, C, C] from the `observed` counts."""
     if name in groups:
-        return pooled_recall(confusion, groups[name])
+        return pooled_recall(confusion, groups[name], observed)
     if name == "accuracy":
         return accuracy(confusion)
     rates = {"macro_f1": macro_f1, "balanced_accuracy": balanced_accuracy}

@@ -82,6 +82,14 @@ def test_a_clinic_without_rare_cells_has_no_rare_recall(tmp_path: Path) -> None:
     assert np.isnan(found["north"].values["rare_recall"])
 
 
+def test_a_draw_without_a_rare_cell_keeps_the_clinics_rare_recall(tmp_path: Path) -> None:
+    run = a_run(tmp_path, draws=2)
+    without = np.diag([7, 4, 2, 0, 0])
+    nothing = np.zeros(2, dtype=np.int64)
+    write_draws(run, {"west": Evaluation(WEST, np.array([WEST, without]), nothing)})
+    assert cell_scores(run, ["west"])["west"].replicates["rare_recall"].tolist() == [0.5, 0.5]
+
+
 def test_without_a_rare_class_its_recall_is_not_a_number_and_nobody_is_warned(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
