@@ -32,6 +32,7 @@ __all__ = [
     "plan_study",
     "read_experiment",
     "starting_at_random",
+    "stated_held_out",
     "with_changes",
     "with_method",
     "write_experiment",
@@ -146,6 +147,11 @@ def all_clinics(experiment: Experiment, held_out: Sequence[str] = ()) -> tuple[s
     present = present_clinics(experiment.data, stated, held_out)
     names_all = stated.get("train") and {*named, *held_out} <= named & set(present)
     return tuple(sorted(named)) if names_all else present
+
+
+def stated_held_out(experiment: Experiment) -> tuple[str, ...]:
+    """The clinics that the experiment itself holds out."""
+    return tuple(_clinics(experiment, ()).get("held_out", ()))
 
 
 def _stated(experiment: Experiment) -> dict[str, list[str]]:

@@ -244,11 +244,20 @@ def test_the_stated_clinics_can_be_held_out_together_in_one_run() -> None:
     assert {cell.study.clinics for cell in cells} == {roles}
 
 
-def test_a_stated_clinic_is_not_held_out_alone_as_the_others_would_train() -> None:
-    stated = tiny_experiment().model_copy(update={"compare": Comparison(hold_out="stated", seeds=(0,))})
-    with pytest.raises(SettingError, match="the others would train") as refused:
-        cells_of(stated, folds=["west"])
-    assert 'hold_out = "each"' in refused.value.remedy
+def test_a_stated_clinic_is_not_held_out_alone_where_others_would_train() -> None:
+    compare = {"compare": Comparison(hold_out="stated", seeds=(0,))}
+    clinics = {"train": ["east"], "held_out": ["north", "west"]}
+    stated = tiny_experiment(clinics=clinics, loss={"alignment_weight": 0.0}).model_copy(update=compare)
+    for fold, others in (("west", "north"), ("north", "west"), ("east", "north, west")):
+        with pytest.raises(SettingError, match=f"here {others} would train") as refused:
+            cells_of(stated, folds=[fold])
+        assert 'hold_out = "each"' in refused.value.remedy
     assert [cell.fold for cell in cells_of(stated, folds=["stated"])] == ["stated"]
+    (only,) = cells_of(tiny_experiment().model_copy(update=compare), folds=["west"])
+    assert only.study.clinics.held_out == ("west",)
+
+
+def test_the_stated_clinics_can_be_changed_where_they_are_held_out_together() -> None:
+    stated = tiny_experiment().model_copy(update={"compare": Comparison(hold_out="stated", seeds=(0,))})
     changes = {"clinics.held_out": ["east"], "clinics.train": ["north", "west"]}
     assert cells_of(stated, changes)[0].study.clinics.held_out == ("east",)

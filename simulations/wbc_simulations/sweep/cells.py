@@ -93,13 +93,14 @@ def plan_cells(experiment: Experiment, filters: Filters, changes: dict[str, Any]
         SettingError: a fold, seed or method is none of the experiment's, two methods share a folder, or the changes
             would make other runs of them than their names say.
     """
-    refuse_single_folds(experiment, filters.folds)
     methods = _methods(experiment, filters.methods)
     slugs = Counter(method.name.translate(_SLUG) for method in methods)
     twice = [method.name for method in methods if slugs[method.name.translate(_SLUG)] > 1]
     if twice:
         raise SettingError(f"these methods would share a folder: {'; '.join(twice)}", remedy="name one otherwise")
-    folds = tuple(filters.folds) or _folds(with_changes(experiment, changes)[0])
+    changed = with_changes(experiment, changes)[0]
+    refuse_single_folds(changed, filters.folds)
+    folds = tuple(filters.folds) or _folds(changed)
     refuse_clashes(changes, methods, folds)
     return [
         _cell(experiment, fold, method, seed, changes)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wbc_common.errors import SettingError
-from wbc_simulations.experiment import Experiment
+from wbc_simulations.experiment import Experiment, stated_held_out
 from wbc_simulations.methods import Method
 
 STATED_FOLD = "stated"
@@ -39,19 +39,24 @@ def refuse_clashes(changes: Mapping[str, Any], methods: Sequence[Method], folds:
 
 
 def refuse_single_folds(experiment: Experiment, folds: Sequence[str]) -> None:
-    """Check that a study that holds out its stated clinics together is not asked for one of them alone.
+    """Check that a study that holds out its stated clinics together is not asked to let one of them train.
 
     Raises:
-        SettingError: one is: the others would train, whose look no network is meant to have seen.
+        SettingError: a fold leaves one to train, whose look no network is meant to have seen.
     """
-    alone = [fold for fold in folds if fold != STATED_FOLD]
-    if alone and experiment.compare.hold_out == "stated":
-        raise SettingError(
-            f"--fold {alone[0]}: this study holds its held-out clinics out together, and with one of them held out "
-            "the others would train",
-            remedy="leave --fold out (the table has a row for each held-out clinic), or let a copy of the study file "
-            'say hold_out = "each" under [compare]',
-        )
+    asked = [fold for fold in folds if fold != STATED_FOLD]
+    if not asked or experiment.compare.hold_out != "stated":
+        return
+    stated = stated_held_out(experiment)
+    for fold in asked:
+        others = [name for name in stated if name != fold]
+        if others:
+            raise SettingError(
+                f"--fold {fold}: this study holds out {', '.join(stated)} together; here {', '.join(others)} would "
+                "train",
+                remedy="leave --fold out (the table has a row for each held-out clinic), or let a copy of the study "
+                'file say hold_out = "each" under [compare]',
+            )
 
 
 def _refuse_clash(key: str, value: Any, method: Method) -> None:
