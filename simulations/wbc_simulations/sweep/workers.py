@@ -6,6 +6,7 @@ and the rest goes on. Ctrl-C ends the workers at once, and on Linux whatever els
 any moment, its journal is written round by round.
 """
 
+import logging
 import multiprocessing
 import signal
 import time
@@ -18,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from wbc_common.errors import WbcError
+from wbc_common.memory import hand_back_now
 from wbc_common.processes import die_with_parent
 from wbc_simulations.running import EXPERIMENT_FILE, finish_run, start_run
 from wbc_simulations.sweep.cells import RECORD_FILE, Cell, Record, record_of
@@ -47,6 +49,7 @@ def run_cell(cell: Cell, output: Path) -> Record:
     else:
         record = replace(record, seconds=time.perf_counter() - started if is_new else None)
     record.write(folder)
+    hand_back_now()
     return record
 
 
@@ -102,8 +105,12 @@ def _pool(jobs: int) -> ProcessPoolExecutor:
 
 
 def _prepare_worker() -> None:
-    """One thread, as several runs share the cores; Ctrl-C is the parent's, which ends its workers."""
+    """One thread, as several runs share the cores; Ctrl-C is the parent's, which ends its workers.
+
+    A run's cautions stand in its report; on the terminal they would stand between the lines of progress.
+    """
     die_with_parent()  # first: torch takes its time to import
+    logging.getLogger("wbc_server").setLevel(logging.ERROR)
     import torch
 
     torch.set_num_threads(1)
