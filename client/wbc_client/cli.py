@@ -133,7 +133,7 @@ def start(clinic: ClinicFile) -> None:
 
 @app.command()
 def status(clinic: ClinicFile, as_json: Json = False) -> None:
-    """How this clinic's node is: up, registered, opening, failing, approved, training. Exit code 0 only if it serves."""
+    """How this clinic's node is: up, registered, opening, failing, approved, training. Exit code 0: it serves."""
     from wbc_client.node.health import read_health
     from wbc_client.site import read_site
 

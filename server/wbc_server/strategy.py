@@ -41,7 +41,7 @@ from wbc_server.aggregation.server_step import average_in, take_step
 from wbc_server.aggregation.weighted_sum import AT_ONCE
 from wbc_server.aggregation.weights import plan_weights
 from wbc_server.anchor_pool import find_pool, pool_sums, put_pool
-from wbc_server.exchange.participation import Roster, content_of, instruct
+from wbc_server.exchange.participation import Roster, content_of, in_order, instruct
 from wbc_server.gate import check_class_sums, check_evaluation, check_precision, check_update
 from wbc_server.prediction import for_prediction
 from wbc_server.record.round_book import RoundBook, Stage
@@ -242,25 +242,3 @@ class WbcStrategy(Strategy):
     def _note_missing(self, answered: list[str]) -> None:
         heard = self.book.refused_clinics("update") | set(answered)
         self.book.note_missing([clinic for clinic in self.roster.train if clinic not in heard])
-
-
-def in_order(replies: Iterable[Message], clinics: tuple[str, ...], roster: Roster) -> Iterator[tuple[str, Message]]:
-    """Replies with their clinics in the order of `clinics`, each as soon as its turn has come.
-
-    Sums of floats depend on order; arrival does not repeat. A reply that comes early waits, so what is held is what
-    is out of order. Replies of strangers and second replies of a clinic are dropped.
-    """
-    waiting: dict[str, Message] = {}
-    places = {clinic: place for place, clinic in enumerate(clinics)}
-    turn = 0
-    for reply in replies:
-        clinic = roster.clinic_of(reply.metadata.src_node_id)
-        if clinic is not None and places.get(clinic, -1) >= turn:
-            waiting.setdefault(clinic, reply)
-        del reply
-        while turn < len(clinics) and clinics[turn] in waiting:
-            yield clinics[turn], waiting.pop(clinics[turn])
-            turn += 1
-    for clinic in clinics[turn:]:
-        if clinic in waiting:
-            yield clinic, waiting.pop(clinic)

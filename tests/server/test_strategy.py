@@ -24,11 +24,11 @@ from wbc_common.wire import (
     encode_reply,
     record_arrays,
 )
-from wbc_server.exchange.participation import Roster
+from wbc_server.exchange.participation import Roster, in_order
 from wbc_server.record import journal
 from wbc_server.record.round_book import RoundBook
 from wbc_server.run_folder import RunFolder
-from wbc_server.strategy import WbcStrategy, in_order
+from wbc_server.strategy import WbcStrategy
 from wbc_simulations.engine.engines import InProcessGrid
 
 # Cells of two of the five classes. East and west have class 0 alone, north both. West is held out unless said.

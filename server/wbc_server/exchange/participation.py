@@ -1,7 +1,7 @@
 """Who takes part: clinics by name and role, the node each one is, and the cells each one declared."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -98,6 +98,28 @@ def one_line(text: str, limit: int = _SAID_LENGTH) -> str:
 def reason_of(error: WbcError) -> str:
     """Why a reply does not count, as it may stand there: the names of records in it are a clinic's choice."""
     return one_line(error.problem, _REASON_LENGTH)
+
+
+def in_order(replies: Iterable[Message], clinics: tuple[str, ...], roster: Roster) -> Iterator[tuple[str, Message]]:
+    """Replies with their clinics in the order of `clinics`, each as soon as its turn has come.
+
+    Sums of floats depend on order; arrival does not repeat. A reply that comes early waits, so what is held is what
+    is out of order. Replies of strangers and second replies of a clinic are dropped.
+    """
+    waiting: dict[str, Message] = {}
+    places = {clinic: place for place, clinic in enumerate(clinics)}
+    turn = 0
+    for reply in replies:
+        clinic = roster.clinic_of(reply.metadata.src_node_id)
+        if clinic is not None and places.get(clinic, -1) >= turn:
+            waiting.setdefault(clinic, reply)
+        del reply
+        while turn < len(clinics) and clinics[turn] in waiting:
+            yield clinics[turn], waiting.pop(clinics[turn])
+            turn += 1
+    for clinic in clinics[turn:]:
+        if clinic in waiting:
+            yield clinic, waiting.pop(clinic)
 
 
 def call_roll(grid: Grid, study: StudyConfig, timeout_seconds: float, nodes: Mapping[int, str] | None = None) -> Roster:
