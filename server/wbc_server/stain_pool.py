@@ -17,7 +17,7 @@ from wbc_common.stain_sums import StainSums
 from wbc_common.study import StudyConfig
 from wbc_common.wire import Task, decode_stain_sums, num_bytes
 from wbc_server.events import ReplyRefused, announce
-from wbc_server.exchange.participation import Roster, content_of, instruct
+from wbc_server.exchange.participation import Roster, content_of, instruct, reason_of
 from wbc_server.gate import check_stain_sums
 from wbc_server.run_folder import RunFolder, write_atomically
 
@@ -61,7 +61,7 @@ def _gather(grid: Grid, study: StudyConfig, roster: Roster, timeout_seconds: flo
             check_stain_sums(sums, roster.declared_cells(clinic, "train"))
             found[clinic] = sums
         except WbcError as error:
-            announce(ReplyRefused(0, clinic, "stain-sums", error.problem))
+            announce(ReplyRefused(0, clinic, "stain-sums", reason_of(error)))
     if not found:
         raise ConnectionFailure(
             "no training clinic sent stain sums that count", remedy="look into the clinics' own logs, or use 'stain'"
