@@ -11,6 +11,7 @@ CODES = {
     "WbcError": 1,
     "SettingError": 2,
     "DataError": 3,
+    "DeviceError": 1,
     "ConnectionFailure": 4,
     "PolicyError": 5,
     "UpdateRefused": 1,
