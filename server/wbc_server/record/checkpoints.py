@@ -6,7 +6,6 @@ checksum was found right: a damaged model is never loaded. The checksum is kept 
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,7 +17,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from wbc_common.errors import DataError, WbcError
-from wbc_common.files import sync_folder
+from wbc_common.files import write_atomically
 
 _FILE_NAME = re.compile(r"round-(\d{4,})\.safetensors")
 _METADATA_KEY = "wbc"
@@ -96,18 +95,11 @@ def replace_atomically(path: Path, content: bytes) -> None:
     Raises:
         WbcError: it cannot be written; the old bytes are untouched.
     """
-    temporary = path.with_name(path.name + _TEMPORARY_SUFFIX)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
+        write_atomically(path, content, mode=0o666)  # less what the umask takes
     except OSError as error:
         with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            path.with_name(path.name + _TEMPORARY_SUFFIX).unlink(missing_ok=True)
         raise cannot_write(path, error) from error
 
 
