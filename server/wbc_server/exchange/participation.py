@@ -17,7 +17,7 @@ from wbc_server.exchange.attendance import AWAY_CODE, LATE_CODE
 
 log = logging.getLogger(__name__)
 
-_MOST_CELLS = 1e8  # a split; weights come from declared cells, and no clinic has labelled so many
+MOST_CELLS = 1e8  # a split; weights come from declared cells, and no clinic has labelled so many
 _SAID_LENGTH = 200  # of what a clinic says
 _REASON_LENGTH = 500  # of our reasons, which may quote it
 
@@ -180,7 +180,7 @@ def _fault(counts: NDArray[np.float64], num_classes: int) -> str | None:
         return f"are not 3 × {num_classes} counts"
     with np.errstate(over="ignore"):  # a sum that is infinite is too large
         largest = float(counts.sum(axis=1).max())
-    return None if largest <= _MOST_CELLS else f"hold {largest:.3g} cells in a split, expected at most {_MOST_CELLS:g}"
+    return None if largest <= MOST_CELLS else f"hold {largest:.3g} cells in a split, expected at most {MOST_CELLS:g}"
 
 
 def _is_itself(reply: Message, description: Description, nodes: Mapping[int, str] | None) -> bool:

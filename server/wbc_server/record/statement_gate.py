@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from wbc_common.errors import UpdateRefused
 from wbc_common.study import PrivacySettings
 from wbc_common.wire import Update
+from wbc_server.exchange.participation import MOST_CELLS
 
 _LARGEST_LOSS = 1e6
 _LOSSES = frozenset({"loss", "classification", "alignment", "guide"})  # LossTerms of wbc_client.losses
-_MOST_CELLS = 1e8
 _REMEDY = "look at that clinic's loss and learning rate, and check that it runs the coordinator's version of wbc-fl"
 
 
@@ -44,8 +44,8 @@ def _of_losses(losses: dict[str, float]) -> Iterator[str]:
 def _of_course(update: Update) -> Iterator[str]:
     if not 0 <= update.seconds < math.inf:
         yield f"training took {update.seconds:g} seconds, expected a finite time"
-    if not 0 <= update.num_cells <= _MOST_CELLS:
-        yield f"trained on {update.num_cells:g} cells, expected 0 to {_MOST_CELLS:g}"
+    if not 0 <= update.num_cells <= MOST_CELLS:
+        yield f"trained on {update.num_cells:g} cells, expected 0 to {MOST_CELLS:g}"
 
 
 def _of_epsilon(epsilon: float | None, settings: PrivacySettings) -> Iterator[str]:
