@@ -7,6 +7,7 @@ import threading
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from wbc_common.files import write_atomically
 from wbc_common.memory import hand_back_freed_memory
 from wbc_common.models import build_model, model_arrays
 from wbc_common.seeds import derive_seed
@@ -27,7 +28,7 @@ from wbc_server.prediction import check_counts, for_prediction
 from wbc_server.privacy import check_privacy, privacy_spent
 from wbc_server.record.round_book import RoundBook
 from wbc_server.report import load_drawing, write_report
-from wbc_server.run_folder import RunFolder, locate_run, write_atomically
+from wbc_server.run_folder import RunFolder, locate_run
 from wbc_server.selection import name_export
 from wbc_server.stain_pool import pool_stain
 from wbc_server.strategy import WbcStrategy

@@ -8,10 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wbc_common.errors import DataError, SettingError
-from wbc_common.files import write_atomically
 from wbc_common.study import StudyConfig, read_study
-
-__all__ = ["RUN_KEY", "RUN_VARIABLE", "RunFolder", "locate_run", "write_atomically"]
 
 RUN_KEY = "run-dir"
 RUN_VARIABLE = "WBC_RUN_DIR"

@@ -13,13 +13,14 @@ import numpy as np
 from flwr.serverapp import Grid
 
 from wbc_common.errors import ConnectionFailure, DataError, WbcError
+from wbc_common.files import write_atomically
 from wbc_common.stain_sums import StainSums
 from wbc_common.study import StudyConfig
 from wbc_common.wire import Task, decode_stain_sums, num_bytes
 from wbc_server.events import ReplyRefused, announce
 from wbc_server.exchange.participation import Roster, content_of, instruct, reason_of
 from wbc_server.gate import check_stain_sums
-from wbc_server.run_folder import RunFolder, write_atomically
+from wbc_server.run_folder import RunFolder
 
 
 @dataclass(frozen=True)

@@ -27,13 +27,14 @@ from wbc_client.evaluation.counting import count
 from wbc_client.evaluation.stain_averaging import predict_averaged
 from wbc_client.predict import load_model
 from wbc_common.errors import SettingError
+from wbc_common.files import write_atomically
 from wbc_common.seeds import derive_seed, numpy_generator
 from wbc_common.study import ClinicSettings, StudyConfig, parse_study, write_study
 from wbc_common.wire import Evaluation
 from wbc_server.exchange.participation import Roster
 from wbc_server.final.draws import read_draws, write_draws
 from wbc_server.final.summary import summarise
-from wbc_server.run_folder import RunFolder, write_atomically
+from wbc_server.run_folder import RunFolder
 from wbc_simulations.clinics import write_clinic
 from wbc_simulations.engine.engines import EngineName, run_study
 from wbc_simulations.methods import MethodKind

@@ -14,20 +14,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save
 
 from wbc_client.dataset.cell_set import CellSet
 from wbc_client.device import choose_device
 from wbc_client.evaluation.counting import evaluate
 from wbc_client.training.local import train_locally
 from wbc_common.appearance import prepare
+from wbc_common.arrays_file import arrays_to_bytes
 from wbc_common.cells import CLASSES_13, Registry
 from wbc_common.confusion import balanced_accuracy
+from wbc_common.files import write_atomically
 from wbc_common.models import Network, build_model
 from wbc_common.seeds import derive_seed, numpy_generator
 from wbc_common.study import ImageSettings, StudyConfig, parse_study
 from wbc_common.weights import CLASSES_KEY
-from wbc_server.run_folder import write_atomically
 from wbc_simulations.phantom import Domain, blended_domain, case_mix, domain_names, load_domain, render
 
 _CELLS_PER_PATIENT = 4
@@ -121,9 +121,8 @@ def join_cells(parts: Sequence[CellSet]) -> CellSet:
 
 def save_weights(model: Network, registry: Registry, path: Path) -> None:
     """Write a network's arrays as float16 safetensors, with the classes of its head rows."""
-    arrays = {key: value.half().contiguous() for key, value in model.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, save(arrays, metadata={CLASSES_KEY: ",".join(registry.classes)}))
+    arrays = {key: value.half().cpu().numpy() for key, value in model.state_dict().items()}
+    write_atomically(path, arrays_to_bytes(arrays, {CLASSES_KEY: ",".join(registry.classes)}))
 
 
 def phantom_cells(domain: Domain, registry: Registry, num_cells: int, *, seed: int, settings: ImageSettings) -> CellSet:

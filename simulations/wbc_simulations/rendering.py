@@ -11,8 +11,8 @@ from PIL import Image
 
 from wbc_common.cells import CLASSES_13
 from wbc_common.errors import SettingError
+from wbc_common.files import write_atomically
 from wbc_common.seeds import derive_seed, numpy_generator
-from wbc_server.run_folder import write_atomically
 from wbc_simulations.clinics import draw_classes
 from wbc_simulations.experiment import PhantomClinic
 from wbc_simulations.phantom import load_domain, render

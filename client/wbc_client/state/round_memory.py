@@ -10,10 +10,9 @@ import json
 import re
 from pathlib import Path
 
-import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
+from wbc_common.arrays_file import arrays_to_bytes
 from wbc_common.errors import DataError
 from wbc_common.files import write_atomically
 from wbc_common.wire import Arrays
@@ -26,9 +25,9 @@ _OWNER_ONLY = 0o600
 def keep(state_dir: Path, what: str, arrays: Arrays, *, study_hash: str, round_number: int) -> None:
     """Write what a round leaves for the next; beside it only the latest round before it stays."""
     folder = state_dir / FOLDER_NAME
-    ordered = {key: np.asarray(value, order="C") for key, value in arrays.items()}
-    header = json.dumps({"study": study_hash, "sha256": _checksum(ordered)})
-    write_atomically(_path(folder, what, round_number), save(ordered, {"wbc": header}), mode=_OWNER_ONLY)
+    header = json.dumps({"study": study_hash, "sha256": _checksum(arrays)})
+    content = arrays_to_bytes(arrays, {"wbc": header})
+    write_atomically(_path(folder, what, round_number), content, mode=_OWNER_ONLY)
     lasting = {_path(folder, what, number) for number in (round_number, *_earlier(folder, what, round_number)[-1:])}
     for path in folder.iterdir():
         match = _NAME.fullmatch(path.name)

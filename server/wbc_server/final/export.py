@@ -6,14 +6,15 @@ Everything needed to classify a cell stands in its metadata: classes, backbone, 
 from collections.abc import Mapping
 
 import numpy as np
-from safetensors.numpy import save
 
+from wbc_common.arrays_file import arrays_to_bytes
+from wbc_common.files import write_atomically
 from wbc_common.study import StudyConfig
-from wbc_server.run_folder import RunFolder, write_atomically
+from wbc_server.run_folder import RunFolder
 
 
 def export_model(folder: RunFolder, study: StudyConfig, arrays: Mapping[str, np.ndarray], round_number: int) -> None:
-    """Write model.safetensors of a run."""
+    """Write model.safetensors of a run; equal models of equal plans give equal bytes."""
     metadata = {
         "format": "wbc-fl model 1",
         "study": study.model_dump_json(),
@@ -23,5 +24,4 @@ def export_model(folder: RunFolder, study: StudyConfig, arrays: Mapping[str, np.
         "round": str(round_number),
         "use": "research only; no clinical use",
     }
-    contiguous = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
-    write_atomically(folder.model, save(contiguous, metadata=metadata))
+    write_atomically(folder.model, arrays_to_bytes(arrays, metadata))

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import safetensors.numpy
 from safetensors import SafetensorError
+from safetensors.numpy import load as arrays_of
 
+from wbc_common.arrays_file import arrays_to_bytes
 from wbc_common.errors import DataError, WbcError
 from wbc_common.files import write_atomically
 
@@ -47,10 +48,7 @@ def save(
         WbcError: the file cannot be written; an earlier one is untouched.
     """
     name = f"round-{round_number:04d}.safetensors"
-    # One entry: safetensors writes several in an order that differs from run to run.
-    header = {_METADATA_KEY: json.dumps(dict(metadata), sort_keys=True)}
-    # safetensors 0.8 writes the memory of a transposed array under its logical shape, so rows must be contiguous.
-    content = safetensors.numpy.save({key: np.asarray(value, order="C") for key, value in arrays.items()}, header)
+    content = arrays_to_bytes(arrays, {_METADATA_KEY: json.dumps(dict(metadata), sort_keys=True)})
     replace_atomically(folder / name, content)
     return CheckpointRef(name, hashlib.sha256(content).hexdigest())
 
@@ -74,7 +72,7 @@ def load(folder: Path, ref: CheckpointRef) -> dict[str, np.ndarray]:
             remedy=_RESTORE,
         )
     try:
-        return safetensors.numpy.load(content)
+        return arrays_of(content)
     except SafetensorError as error:
         raise DataError(f"checkpoint {folder / ref.file} is no safetensors file: {error}", remedy=_RESTORE) from error
 

@@ -1,10 +1,9 @@
 """The page: inputs, findings, tables and charts poured into one template, written whole or not at all."""
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from wbc_common.files import write_atomically
 from wbc_server.report import charts, findings, focus, tables, words
 from wbc_server.report.inputs import Metrics, Run, read_run
 from wbc_server.selection import name_export
@@ -16,17 +15,8 @@ def write_report(run_dir: Path) -> Path:
     Raises:
         DataError: `metrics.json` or `rounds.jsonl` is missing or does not hold what the report needs.
     """
-    page = render(read_run(run_dir))
     target = run_dir / "report.html"
-    handle, partial = tempfile.mkstemp(dir=run_dir, prefix=".report-", suffix=".html")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(page)
-        os.chmod(partial, 0o644)
-        os.replace(partial, target)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    write_atomically(target, render(read_run(run_dir)).encode())
     return target
 
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from wbc_common.confusion import draw_seeds, over_drawn_seeds, percentile_interval
 from wbc_common.errors import SettingError
+from wbc_common.files import write_atomically
 from wbc_common.seeds import numpy_generator
-from wbc_server.run_folder import write_atomically
 from wbc_simulations.experiment import Comparison, Experiment
 from wbc_simulations.methods import on_grid
 from wbc_simulations.scores import FIGURES, CellScores, cell_scores, paired_table

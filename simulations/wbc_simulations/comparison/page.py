@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wbc_common.errors import SettingError
-from wbc_server.run_folder import write_atomically
+from wbc_common.files import write_atomically
 from wbc_simulations.comparison.picture import draw_comparison
 from wbc_simulations.scores import paired_table
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wbc_common.errors import SettingError, WbcError
+from wbc_common.files import write_atomically
 from wbc_common.study import StudyConfig
-from wbc_server.run_folder import RunFolder, write_atomically
+from wbc_server.run_folder import RunFolder
 from wbc_simulations.experiment import Experiment, Method, all_clinics, plan_study, with_changes, with_method
 from wbc_simulations.methods import on_grid
 from wbc_simulations.running import EXPERIMENT_FILE, continue_run, holds_rounds
