@@ -150,6 +150,9 @@ def predict(
     model: Annotated[Path, typer.Argument(help="model.safetensors of a run")],
     images: Annotated[list[Path], typer.Argument(help="images of single cells, or folders of them")],
     head: Annotated[Path | None, typer.Option(help="personal-head.safetensors that this clinic kept")] = None,
+    um_per_px: Annotated[
+        float | None, typer.Option(min=1e-4, help="µm per pixel, for a model whose plan has images.field_um")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Classify single-cell images on this machine. Probabilities are not calibrated; no clinical use."""
@@ -160,7 +163,7 @@ def predict(
         from wbc_client.personal import put_head
 
         put_head(network, head, study)
-    for found in classify(network, study, image_files(images)):
+    for found in classify(network, study, image_files(images), um_per_px):
         if as_json:
             typer.echo(json.dumps({"path": str(found.path), "class": found.cell_class, **found.probabilities}))
         else:

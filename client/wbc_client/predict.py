@@ -67,15 +67,23 @@ def _study_of(path: Path, text: str) -> StudyConfig:
         ) from error
 
 
-def classify(model: Network, study: StudyConfig, paths: Iterable[Path]) -> list[Prediction]:
+def classify(
+    model: Network, study: StudyConfig, paths: Iterable[Path], um_per_px: float | None = None
+) -> list[Prediction]:
     """Predictions for image files of single cells, each averaged over the plan's stain draws.
 
+    Args:
+        um_per_px: micrometres per pixel of all images, for a model whose plan shows a field in µm.
+
     Raises:
-        DataError: an image cannot be read.
+        DataError: an image cannot be read, or the model needs `um_per_px`.
     """
+    side, field = study.images.source_px, study.images.field_um
+    if field is not None and um_per_px is None:
+        raise DataError(f"this model looks at a field of {field:g} µm", remedy="give --um-per-px of the images")
     files = list(paths)
-    pixels = [torch.tensor(read_image(path, study.images.source_px)).permute(2, 0, 1) for path in files]
-    images = prepare(torch.stack(pixels), study.images)  # uint8 [N, 3, H, W]
+    read = (torch.tensor(read_image(path, side, um_per_px=um_per_px, field_um=field)) for path in files)
+    images = prepare(torch.stack([pixels.permute(2, 0, 1) for pixels in read]), study.images)  # uint8 [N, 3, H, W]
     draws = study.evaluation.stain_draws
     probabilities = predict_averaged(model, images, torch.device("cpu"), draws=draws).softmax(dim=1)
     return [_prediction(path, row, study) for path, row in zip(files, probabilities, strict=True)]

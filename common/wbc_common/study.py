@@ -78,11 +78,20 @@ class ImageSettings(Settings):
         white_balance: divide each image by its own background colour (docs/method.md §3).
         framing: `nucleus` windows each image on its nucleus, so that cells are of one size whatever the clinic's crops
             (`wbc_common.framing`); `as-is` takes the crops as they come.
+        field_um: width of the field that each image shows around its centre, in µm, for clinics that all know their µm
+            per pixel: cells keep their size relative to each other. Needs `as-is`; None leaves the crops' own scale.
     """
 
     size_px: int = Field(64, ge=16, le=512)
     white_balance: bool = True
     framing: Literal["nucleus", "as-is"] = "nucleus"
+    field_um: float | None = Field(None, ge=5, le=200)
+
+    @model_validator(mode="after")
+    def _one_scale(self) -> Self:
+        if self.field_um is not None and self.framing != "as-is":
+            raise ValueError("field_um keeps cells' sizes, framing = 'nucleus' evens them out: set framing = 'as-is'")
+        return self
 
     @property
     def source_px(self) -> int:
@@ -182,7 +191,9 @@ class StudyConfig(Settings):
     @property
     def hash(self) -> str:
         """SHA-256 of the plan and of the registry's meaning."""
-        canonical = json.dumps([self.model_dump(mode="json"), REGISTRIES[self.registry].digest], sort_keys=True)
+        canonical = json.dumps(
+            [self.model_dump(mode="json", exclude_none=True), REGISTRIES[self.registry].digest], sort_keys=True
+        )
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def trains_head_only(self, round_number: int) -> bool:
@@ -240,4 +251,4 @@ def read_study(path: Path) -> StudyConfig:
 
 def write_study(study: StudyConfig, path: Path) -> None:
     """Write the whole plan, defaults included, as TOML."""
-    path.write_bytes(tomli_w.dumps(study.model_dump(mode="json")).encode())
+    path.write_bytes(tomli_w.dumps(study.model_dump(mode="json", exclude_none=True)).encode())

@@ -95,7 +95,7 @@ def part_plan(study: StudyConfig, kind: MethodKind) -> StudyConfig:
         )
     values = study.model_dump(mode="json")
     values["clinics"] = {"train": ["pooled"], "held_out": []}
-    values["images"] |= {"white_balance": False, "framing": "as-is"}
+    values["images"] |= {"white_balance": False, "framing": "as-is", "field_um": None}
     values["loss"] |= {"alignment": "boda-paper"} if kind == "centralised-boda" else {"alignment_weight": 0.0}
     values["aggregation"] |= {"rule": "fedavg", "robust": "none"}
     values["privacy"] |= {"mode": "none"}
@@ -175,7 +175,7 @@ def _finish_part(part: Part, plan: StudyConfig, folder: RunFolder, engine: Engin
     write_study(study, folder.study_file)
     for name, cells in {part.name: part.train, **part.held_out}.items():
         path = packed / f"{name}.safetensors"
-        write_packed(cells, path, packed_metadata(study.classes, study.images.source_px))
+        write_packed(cells, path, packed_metadata(study.classes, study.images))
         write_clinic(folder.path, name, {"kind": "packed", "path": str(path.resolve())})
     run_study(folder, folder.path / "clinics", engine)
     shutil.rmtree(packed)

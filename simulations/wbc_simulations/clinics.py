@@ -76,7 +76,7 @@ def phantom_cells(clinic: PhantomClinic, study: StudyConfig, seed: int) -> Path:
     )
     if not path.exists():
         cells = render_clinic(clinic, study.classes, size_px=study.images.source_px, seed=seed)
-        metadata = packed_metadata(study.classes, study.images.source_px)
+        metadata = packed_metadata(study.classes, study.images)
         write_once(path, lambda own: write_packed(cells, own, metadata))
     return path
 

@@ -203,6 +203,11 @@ def _check_clinics(experiment: Experiment, study: StudyConfig) -> None:
             f"the study names clinics that the data have not: {', '.join(strangers)}",
             remedy=f"choose among {', '.join(present)}",
         )
+    if data.kind == "phantom" and study.images.field_um is not None:
+        raise SettingError(
+            "images.field_um is for image files of known µm per pixel; in-silico cells are framed by their domain",
+            remedy="leave images.field_um out, or give real cells with --data",
+        )
     check_skew(data.skew, study.classes, present)
     check_pool(data, stated, study.clinics.held_out)
 

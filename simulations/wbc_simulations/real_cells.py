@@ -35,10 +35,10 @@ def real_cells(name: str, data: DataSource, study: StudyConfig) -> Path:
     listing = read_manifest(data.path, study.classes, own_words=data.labels, own_id=name, clinic=name)
     files = [[str(file), *_last_change(file.path)] for file in listing.files]
     settings = real_source(name, data)
-    path = cell_file(name, settings, files, study.classes.digest, study.images.source_px)
+    path = cell_file(name, settings, files, study.classes.digest, study.images.source_px, study.images.field_um)
     if not path.exists():
         cells = read_cells(real_site(name, data), study).cells
-        metadata = packed_metadata(study.classes, study.images.source_px)
+        metadata = packed_metadata(study.classes, study.images)
         write_once(path, lambda own: write_packed(cells, own, metadata))
     return path
 

@@ -35,7 +35,7 @@ def skewed_cells(experiment: Experiment, study: StudyConfig, source: Callable[[s
 
 
 def _make(experiment: Experiment, study: StudyConfig, packed: dict[str, Path], files: dict[str, Path]) -> None:
-    metadata = packed_metadata(study.classes, study.images.source_px)
+    metadata = packed_metadata(study.classes, study.images)
     sources = {name: read_packed(path, metadata) for name, path in packed.items()}
     tables = skewed_tables(experiment, study, sources)
     by_number = dict(enumerate(sources.values()))

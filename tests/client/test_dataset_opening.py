@@ -173,11 +173,34 @@ def test_a_scale_that_goes_unused_is_said(tmp_path: Path) -> None:
     assert any("µm" in note for note in open_cells(_site(tmp_path, "folders", um_per_px=0.1), _study()).notes)
 
 
+def test_a_plan_with_a_field_of_view_shows_cells_at_one_scale(tmp_path: Path) -> None:
+    """The same cell from two microscopes: 20 pixels at 0.5 µm are 10 µm, of which the plan shows the middle half."""
+    _images(tmp_path, "a.png", "b.png")
+    fine = Image.open(tmp_path / "a.png").resize((40, 40), Image.Resampling.NEAREST)
+    fine.save(tmp_path / "b.png")
+    rows = _manifest(tmp_path, "path,label,um_per_px", "a.png,eos,0.5", "b.png,eos,0.25")
+    coarse, scanned = open_cells(_site(rows), _study(framing="as-is", size_px=20, field_um=5)).cells.images
+    middle = np.asarray(Image.open(tmp_path / "a.png"))[5:15, 5:15]
+    expected = np.asarray(Image.fromarray(middle).resize((20, 20), Image.Resampling.BICUBIC))
+    assert np.array_equal(coarse.permute(1, 2, 0).numpy(), expected)
+    assert np.array_equal(scanned.permute(1, 2, 0).numpy()[::2, ::2], middle)
+
+
+def test_images_of_unknown_scale_are_refused_where_the_plan_shows_a_field(tmp_path: Path) -> None:
+    _images(tmp_path, "1.png", "2.png")
+    rows = _manifest(tmp_path, "path,label,um_per_px", "1.png,eos,0.5", "2.png,eos,")
+    with pytest.raises(DataError, match="1 of 2 images do not tell their µm per pixel") as refusal:
+        open_cells(_site(rows), _study(framing="as-is", field_um=10))
+    assert "um_per_px" in str(refusal.value.remedy)
+    opened = open_cells(_site(rows, um_per_px=0.25), _study(framing="as-is", field_um=10))
+    assert not any("µm" in note for note in opened.notes)
+
+
 def test_packed_cells_open_as_the_folder_they_came_from(tmp_path: Path) -> None:
     study = _study(white_balance=True)
     source = _site(_many(tmp_path))
     packed = tmp_path / "cells.safetensors"
-    write_packed(open_cells(source, _study()).cells, packed, packed_metadata(study.classes, 16))
+    write_packed(open_cells(source, _study()).cells, packed, packed_metadata(study.classes, study.images))
     from_files, from_packed = open_cells(source, study).cells, open_cells(_site(packed, "packed"), study).cells
     for name in ("images", "allowed", "groups", "split"):
         assert torch.equal(getattr(from_packed, name), getattr(from_files, name))
@@ -186,7 +209,7 @@ def test_packed_cells_open_as_the_folder_they_came_from(tmp_path: Path) -> None:
 def test_packed_cells_of_another_registry_empty_or_straddling_are_refused(tmp_path: Path) -> None:
     study, packed = _study(), tmp_path / "cells.safetensors"
     cells = open_cells(_site(_many(tmp_path)), study).cells
-    metadata = packed_metadata(study.classes, 16)
+    metadata = packed_metadata(study.classes, study.images)
     write_packed(cells, packed, metadata)
     with pytest.raises(DataError, match="wbc5; expected wbc11"):
         open_cells(_site(packed, "packed"), _study("wbc11"))

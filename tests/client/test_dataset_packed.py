@@ -10,8 +10,14 @@ from wbc_client.dataset.cell_set import CellSet
 from wbc_client.dataset.packed import packed_metadata, read_packed, write_packed
 from wbc_common.cells import REGISTRIES
 from wbc_common.errors import DataError
+from wbc_common.study import ImageSettings
 
-FIVE = packed_metadata(REGISTRIES["wbc5"], 16)
+
+def _images(size_px: int, **settings: object) -> ImageSettings:
+    return ImageSettings.model_validate({"size_px": size_px, "framing": "as-is", **settings})
+
+
+FIVE = packed_metadata(REGISTRIES["wbc5"], _images(16))
 NAMES = ("images", "allowed", "groups", "split")
 
 
@@ -47,8 +53,9 @@ def test_a_part_of_a_set_can_be_packed(tmp_path: Path) -> None:
     ("expected", "complaint"),
     [
         ({"registry_digest": REGISTRIES["wbc11"].digest}, "registry_digest"),
-        (packed_metadata(REGISTRIES["wbc13"], 16), "registry wbc5; expected wbc13"),
-        (packed_metadata(REGISTRIES["wbc5"], 32), "size_px 16; expected 32"),
+        (packed_metadata(REGISTRIES["wbc13"], _images(16)), "registry wbc5; expected wbc13"),
+        (packed_metadata(REGISTRIES["wbc5"], _images(32)), "size_px 16; expected 32"),
+        (packed_metadata(REGISTRIES["wbc5"], _images(16, field_um=20)), "field_um None; expected 20"),
     ],
 )
 def test_a_file_for_other_classes_or_sizes_is_refused(tmp_path: Path, expected: dict[str, str], complaint: str) -> None:
@@ -58,7 +65,7 @@ def test_a_file_for_other_classes_or_sizes_is_refused(tmp_path: Path, expected: 
 
 
 def test_metadata_that_lies_about_the_size_is_found_out(tmp_path: Path) -> None:
-    claimed = packed_metadata(REGISTRIES["wbc5"], 32)
+    claimed = packed_metadata(REGISTRIES["wbc5"], _images(32))
     write_packed(_cells(), tmp_path / "cells.safetensors", claimed)
     with pytest.raises(DataError, match="16 × 16 pixels; expected 32"):
         read_packed(tmp_path / "cells.safetensors", claimed)

@@ -37,6 +37,8 @@ def study(**changes: Any) -> StudyConfig:
         ({"loss": {"tau": float("nan")}}, "loss.tau = nan"),
         ({"loss": {"guide_weight": float("inf")}}, "loss.guide_weight = inf"),
         ({"training": 3}, "training = 3"),
+        ({"images": {"field_um": 20}}, "field_um keeps cells' sizes.* set framing = 'as-is'"),
+        ({"images": {"field_um": 1, "framing": "as-is"}}, "images.field_um = 1"),
         ({"name": "../up"}, "name = '../up'"),
         ({"clinics": {"train": []}}, "clinics.train"),
         ({"clinics": {"train": ["a/b"]}}, "clinics.train.0 = 'a/b'"),

@@ -249,7 +249,7 @@ def test_coarse_labels_train_and_are_counted_apart(tmp_path: Path) -> None:
     allowed = cells.allowed.clone()
     for index in neutrophils:
         allowed[is_neutrophil, index] = True
-    write_packed(replace(cells, allowed=allowed), path, packed_metadata(study.classes, study.images.source_px))
+    write_packed(replace(cells, allowed=allowed), path, packed_metadata(study.classes, study.images))
     text = (clinics / "east.toml").read_text().replace(values["data"]["path"], str(path))
     (clinics / "east.toml").write_text(text)
     run_study(run, clinics, "in-process")

@@ -30,8 +30,8 @@ def test_pooled_cells_keep_patients_apart_and_know_their_domain(tmp_path: Path) 
     assert found.groups.tolist() == [0, 1, 2, 0, 1, 2, 3, 4, 3, 4]
     assert found.domain is not None
     assert found.domain.tolist() == [0] * 6 + [2] * 4
-    study = plan_study(tiny_experiment())
-    metadata = packed_metadata(study.classes, 16)
+    study = plan_study(tiny_experiment(), changes={"images.size_px": 16, "images.framing": "as-is"})
+    metadata = packed_metadata(study.classes, study.images)
     write_packed(found, tmp_path / "pooled.safetensors", metadata)
     again = read_packed(tmp_path / "pooled.safetensors", metadata)
     assert again.domain is not None

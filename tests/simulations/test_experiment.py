@@ -80,6 +80,11 @@ def test_a_setting_below_one_that_is_no_table_is_refused(key: str) -> None:
         plan_study(tiny_experiment(), changes={"loss.tau": 0.5, key: 1})
 
 
+def test_in_silico_cells_have_no_field_in_micrometres() -> None:
+    with pytest.raises(SettingError, match="framed by their domain"):
+        plan_study(tiny_experiment(), changes={"images.framing": "as-is", "images.field_um": 20})
+
+
 def test_a_change_to_one_plan_leaves_the_experiment_as_it_was() -> None:
     experiment = tiny_experiment(clinics={"train": ["east", "north"], "held_out": ["west"]})
     before = experiment.model_dump()

@@ -69,7 +69,7 @@ def read_cells(site: Site, study: StudyConfig) -> OpenedCells:
         DataError: no cell is left, too many images are unreadable, or labels, splits or the manifest are wrong.
     """
     if site.data.kind == "packed":
-        cells = read_packed(site.data.path, packed_metadata(study.classes, study.images.source_px))
+        cells = read_packed(site.data.path, packed_metadata(study.classes, study.images))
         refuse_straddling(cells.groups.numpy(), cells.split.numpy())
         opened = OpenedCells(cells, (), (), {})
     else:
@@ -91,14 +91,15 @@ def _open_files(site: Site, study: StudyConfig) -> OpenedCells:
         )
     units = connected_units([file.group for file in listing.files], [file.near_duplicate for file in listing.files])
     split, split_note = _splits(site, listing, units)
-    images, readable = _decode(listing.files, study.images.source_px)
+    _check_scale(listing, study)
+    images, readable = _decode(listing.files, study)
     unreadable = tuple(file.name for file, read in zip(listing.files, readable, strict=True) if not read)
     _check_readable(site, unreadable, len(listing.files))
     everything = CellSet(
         images, _allowed(listing, len(study.classes)), torch.from_numpy(units), torch.from_numpy(split)
     )
     cells = everything.subset(torch.from_numpy(readable)) if unreadable else everything
-    return OpenedCells(cells, _notes(listing, cells, len(unreadable), split_note), unreadable, listing.left_out)
+    return OpenedCells(cells, _notes(study, listing, cells, len(unreadable), split_note), unreadable, listing.left_out)
 
 
 def _listing(site: Site, study: StudyConfig) -> Listing:
@@ -128,14 +129,15 @@ def _splits(site: Site, listing: Listing, units: NDArray[np.int64]) -> tuple[NDA
     return split, "splits were assigned by patient, slide or near-duplicate cluster"
 
 
-def _decode(files: Sequence[LabelledFile], size_px: int) -> tuple[torch.Tensor, NDArray[np.bool_]]:
+def _decode(files: Sequence[LabelledFile], study: StudyConfig) -> tuple[torch.Tensor, NDArray[np.bool_]]:
     """Images uint8 [N, 3, H, W] (undefined where unreadable) and bool [N], whether each could be read."""
+    size_px, field_um = study.images.source_px, study.images.field_um
     pixels = np.empty((len(files), 3, size_px, size_px), dtype=np.uint8)
 
     def decode_into(place: int) -> bool:
         file = files[place]
         try:
-            image = read_image(file.path, size_px, um_per_px=file.um_per_px)
+            image = read_image(file.path, size_px, um_per_px=file.um_per_px, field_um=field_um)
         except DataError as error:
             logger.warning("skipped %s (%s): %s", file.name, file.place, error.problem)
             return False
@@ -146,6 +148,17 @@ def _decode(files: Sequence[LabelledFile], size_px: int) -> tuple[torch.Tensor, 
     with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
         readable = np.fromiter(pool.map(decode_into, range(len(files))), dtype=np.bool_, count=len(files))
     return torch.from_numpy(pixels), readable
+
+
+def _check_scale(listing: Listing, study: StudyConfig) -> None:
+    """Refuse images of unknown scale where the plan shows a field in µm: they would stand among others at any size."""
+    unknown = sum(file.um_per_px is None for file in listing.files)
+    if study.images.field_um is not None and unknown:
+        raise DataError(
+            f"{unknown} of {len(listing.files)} images do not tell their µm per pixel, but the plan shows a field of "
+            f"{study.images.field_um:g} µm",
+            remedy="add the manifest's column um_per_px, or data.um_per_px in clinic.toml where it is one for all",
+        )
 
 
 def _check_readable(site: Site, unreadable: Sequence[str], num_files: int) -> None:
@@ -166,7 +179,9 @@ def _allowed(listing: Listing, num_classes: int) -> torch.Tensor:
     return allowed
 
 
-def _notes(listing: Listing, cells: CellSet, num_unreadable: int, split_note: str) -> tuple[str, ...]:
+def _notes(
+    study: StudyConfig, listing: Listing, cells: CellSet, num_unreadable: int, split_note: str
+) -> tuple[str, ...]:
     per_split = ", ".join(f"{int((cells.split == place).sum())} {name}" for place, name in enumerate(SPLITS))
     ungrouped = sum(not file.group for file in listing.files)
     notes = [f"{len(cells)} cells: {per_split}; {split_note}"]
@@ -176,8 +191,8 @@ def _notes(listing: Listing, cells: CellSet, num_unreadable: int, split_note: st
         notes.append(f"{num_unreadable} images could not be read and were skipped")
     if listing.left_out:
         notes.append(f"{sum(listing.left_out.values())} images were left out: their labels have no place in the study")
-    if any(file.um_per_px for file in listing.files):
-        notes.append("µm per pixel is known but not used: the study names no field of view")
+    if study.images.field_um is None and any(file.um_per_px for file in listing.files):
+        notes.append("µm per pixel is known but not used: the plan names no images.field_um")
     if not cells.exact.all():
         notes.append(f"{int((~cells.exact).sum())} cells have a coarse label")
     return tuple(notes)

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from wbc_client.dataset.cell_set import SPLITS, CellSet
 from wbc_common.cells import Registry
 from wbc_common.errors import DataError
+from wbc_common.study import ImageSettings
 
 _NUM_AXES = {"images": 4, "allowed": 2, "groups": 1, "split": 1}
 _DTYPES = {"images": torch.uint8, "allowed": torch.bool, "groups": torch.int64, "split": torch.int64}
@@ -22,9 +23,10 @@ _OPTIONAL = {"domain": torch.int64}
 _REMEDY = "pack the cells again for this study, or correct data.path"
 
 
-def packed_metadata(registry: Registry, size_px: int) -> dict[str, str]:
-    """What a packed file must say for a study with these classes and images of `size_px`."""
-    return {"registry": registry.name, "registry_digest": registry.digest, "size_px": str(size_px)}
+def packed_metadata(registry: Registry, images: ImageSettings) -> dict[str, str]:
+    """What a packed file must say for a study: classes, size of the images, and their field in µm where it is told."""
+    told = {"registry": registry.name, "registry_digest": registry.digest, "size_px": str(images.source_px)}
+    return told if images.field_um is None else {**told, "field_um": f"{images.field_um:g}"}
 
 
 def write_packed(cells: CellSet, path: Path, metadata: Mapping[str, str]) -> None:

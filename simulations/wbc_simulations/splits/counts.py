@@ -93,7 +93,7 @@ def _countable(name: str, experiment: Experiment, study: StudyConfig) -> CellSet
         return unrendered_clinic(clinic, study.classes, seed=data.seed)
     if data.skew.is_plain:
         return read_cells(real_site(name, data), study).cells
-    return read_packed(real_cells(name, data, study), packed_metadata(study.classes, study.images.source_px))
+    return read_packed(real_cells(name, data, study), packed_metadata(study.classes, study.images))
 
 
 def _counted(name: str, cells: CellTable, experiment: Experiment, study: StudyConfig) -> ClinicSplit:

@@ -1,0 +1,44 @@
+"""Classifying image files with a model: prepared as its plan says."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wbc_client.predict import Prediction, classify
+from wbc_common.errors import DataError
+from wbc_common.models import build_model
+from wbc_common.study import StudyConfig
+
+
+def _study(**images: object) -> StudyConfig:
+    settings = {"size_px": 32, "white_balance": False, "framing": "as-is", **images}
+    values = {"name": "t", "registry": "wbc5", "clinics": {"train": ["here"]}, "images": settings}
+    return StudyConfig.model_validate(values | {"model": {"weights": "none"}, "evaluation": {"stain_draws": 0}})
+
+
+def _classified(study: StudyConfig, path: Path, um_per_px: float | None = None) -> Prediction:
+    model = build_model(study.model, len(study.classes), seed=0).eval()
+    return classify(model, study, [path], um_per_px)[0]
+
+
+@pytest.fixture
+def noise(tmp_path: Path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "cell.png")
+    return tmp_path / "cell.png"
+
+
+def test_a_model_of_a_field_in_micrometres_asks_for_the_scale(noise: Path) -> None:
+    with pytest.raises(DataError, match="a field of 10 µm") as refusal:
+        _classified(_study(field_um=10), noise)
+    assert "--um-per-px" in str(refusal.value.remedy)
+
+
+def test_a_model_of_a_field_in_micrometres_sees_that_field(noise: Path, tmp_path: Path) -> None:
+    middle = tmp_path / "middle.png"
+    Image.fromarray(np.asarray(Image.open(noise))[16:48, 16:48]).save(middle)
+    shown = _classified(_study(field_um=16), noise, um_per_px=0.5)  # the middle 32 of 64 pixels
+    assert shown.probabilities == _classified(_study(), middle).probabilities
+    assert shown.probabilities != _classified(_study(), noise).probabilities
