@@ -12,6 +12,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from family import command_line, family
 from studies import CLINICS
 from studies import SETTINGS as TINY
 from wbc_common.study import StudyConfig
@@ -78,27 +79,9 @@ def wait_for(condition: Callable[[], bool], seconds: float, found: Running | Non
         time.sleep(0.05)
 
 
-def descendants(process: "subprocess.Popen[bytes]") -> dict[int, str]:
-    """Processes below one, with their command lines; from /proc."""
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with suppress(OSError, ValueError, IndexError):
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-    found: dict[int, str] = {}
-    for number in parents:
-        above = number
-        while above in parents and above != process.pid:
-            above = parents[above]
-        if above == process.pid and number != process.pid:
-            with suppress(OSError):
-                found[number] = (Path("/proc") / str(number) / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-    return found
-
-
 def kill(process: "subprocess.Popen[bytes]", what: str) -> bool:
     """SIGKILL the process below one whose command line holds a word; whether there was one."""
-    victims = [number for number, line in descendants(process).items() if what in line]
+    victims = [number for number in family(process.pid)[1:] if what in command_line(number)]
     for number in victims:
         with suppress(ProcessLookupError):
             os.kill(number, signal.SIGKILL)

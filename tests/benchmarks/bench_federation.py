@@ -13,14 +13,17 @@ import os
 import signal
 import statistics
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 
-from processes import family, memory_mb
+from processes import memory_mb
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from family import command_line, family
 from wbc_simulations.experiment import PhantomClinic
 from wbc_simulations.federation import Federation, end, launch, launch_clinic, lay_out, plan_federation
 
@@ -103,11 +106,9 @@ def watch_memory(root: int, peaks: dict[str, float], over: threading.Event) -> N
     """Keep the largest memory of each kind of process below one."""
     while not over.wait(1.0):
         for process in family(root):
-            with suppress(OSError):
-                line = Path(f"/proc/{process}/cmdline").read_text()
-                name = next((name for name in peaks if name in line), None)
-                if name:
-                    peaks[name] = max(peaks[name], memory_mb(process))
+            line = command_line(process)
+            for name in (name for name in peaks if name in line):
+                peaks[name] = max(peaks[name], memory_mb(process))
 
 
 def hold_back(node: "subprocess.Popen[bytes]", times: float, over: threading.Event) -> None:

@@ -1,8 +1,8 @@
 """SIGKILL at random moments on both sides of a running federation; then: is the final model the same to the bit?
 
 Victims are drawn among the coordinator's ServerApp, SuperLink, SuperExec and gateway, and each clinic's trainer,
-starter and SuperExec; with --supernodes also SuperNodes, which Flower lets in again only when their lease has ended,
-after a minute. At the end the model is compared with that of the same plan run in one process without a kill.
+starter and SuperExec, or among those that --only names. Flower lets a SuperNode in again only when its lease has ended,
+after a minute, so they are killed where named alone. At the end the model is compared with that of the same plan run in one process without a kill.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from federations import CLINICS, Running, kill, running, same_bits, same_study_i
 
 COORDINATOR = ("flwr-serverapp", "link.superlink", "flower-superexec", "link.gateway")
 CLINIC = ("node.trainer", "node.starter", "flower-superexec")
+SUPERNODE = "flower-supernode"
 
 
 def main() -> None:
@@ -30,12 +31,11 @@ def main() -> None:
     options.add_argument("--precision", default="int8", help="of the updates: fp32, fp16 or int8")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--side", choices=("both", "coordinator", "clinics"), default="both")
-    options.add_argument("--supernodes", action="store_true")
+    options.add_argument("--only", nargs="+", choices=sorted({*COORDINATOR, *CLINIC, SUPERNODE}))
     given = options.parse_args()
-    victims = [("coordinator", what) for what in COORDINATOR]
-    victims += [
-        (clinic.clinic, what) for clinic in CLINICS for what in (*CLINIC, *["flower-supernode"] * given.supernodes)
-    ]
+    wanted = given.only or [*COORDINATOR, *CLINIC]
+    victims = [("coordinator", what) for what in COORDINATOR if what in wanted]
+    victims += [(clinic.clinic, what) for clinic in CLINICS for what in (*CLINIC, SUPERNODE) if what in wanted]
     if given.side != "both":
         victims = [victim for victim in victims if (victim[0] == "coordinator") == (given.side == "coordinator")]
     with tempfile.TemporaryDirectory() as place:

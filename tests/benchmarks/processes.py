@@ -4,12 +4,16 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from family import family
 
 _EVERY_SECONDS = 0.1
 
@@ -71,20 +75,6 @@ def _watch_memory(root: int, peaks: list[float], over: threading.Event) -> None:
         sizes = [size for pid in family(root) if (size := memory_mb(pid))]
         peaks[0] = max(peaks[0], *sizes, 0.0)
         peaks[1] = max(peaks[1], sum(sizes))
-
-
-def family(root: int) -> list[int]:
-    """A process and all that descend from it."""
-    parents: dict[int, int] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-    found = [root]
-    for pid in found:
-        found += [child for child, parent in parents.items() if parent == pid]
-    return found
 
 
 def memory_mb(pid: int) -> float:
