@@ -2,7 +2,8 @@
 
 Victims are drawn among the coordinator's ServerApp, SuperLink, SuperExec and gateway, and each clinic's trainer,
 starter and SuperExec, or among those that --only names. Flower lets a SuperNode in again only when its lease has ended,
-after a minute, so they are killed where named alone. At the end the model is compared with that of the same plan run in one process without a kill.
+after a minute, so these are killed where named alone. At the end the model is compared with that of the same plan run
+in one process without a kill.
 """
 
 import argparse
