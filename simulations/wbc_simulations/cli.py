@@ -215,12 +215,15 @@ def pretrain(
     cells: Cells = 60_000,
     epochs: Epochs = 20,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    backbone: Annotated[str, typer.Option(help="as in model.backbone")] = "cnn-small",
+    size_px: Annotated[int, typer.Option(help="as in images.size_px")] = 64,
 ) -> None:
-    """Train a small network on in-silico cells alone; use it as [model] weights."""
-    from wbc_simulations.pretrain import Recipe, save_weights
+    """Train a network on in-silico cells alone, on a GPU where there is one; use it as [model] weights."""
+    from wbc_simulations.pretrain import Recipe, check_place, save_weights
     from wbc_simulations.pretrain import pretrain as train
 
-    recipe = Recipe("wbc13", tuple(domain or ()), blends, cells, epochs, seed)
+    recipe = Recipe("wbc13", tuple(domain or ()), blends, cells, epochs, seed, size_px, backbone)
+    check_place(output)
     found = train(recipe, lambda epoch, loss: typer.echo(f"epoch {epoch} of {epochs}: loss {loss:.3f}"))
     save_weights(found.model, recipe.study().classes, output)
     typer.echo(f"balanced accuracy on unseen in-silico patients, 13 classes: {found.balanced_accuracy:.3f}")

@@ -7,6 +7,7 @@ classes; a study starts from its head too, mapped to the study's classes (`wbc_c
 (0.65 MB).
 """
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from wbc_common.appearance import prepare
 from wbc_common.arrays_file import arrays_to_bytes
 from wbc_common.cells import CLASSES_13, Registry
 from wbc_common.confusion import balanced_accuracy
+from wbc_common.errors import SettingError
 from wbc_common.files import write_atomically
 from wbc_common.models import Network, build_model
 from wbc_common.seeds import derive_seed, numpy_generator
@@ -44,7 +46,7 @@ class Recipe:
         domains: the shipped domains to blend, all if empty.
         blends: how many blended domains; 0 takes the shipped ones as they are.
         cells: in all, in equal shares of the domains.
-        epochs, seed, size_px: of the training.
+        epochs, seed, size_px, backbone: of the training.
     """
 
     registry: str = "wbc13"
@@ -54,6 +56,7 @@ class Recipe:
     epochs: int = 20
     seed: int = 0
     size_px: int = 64
+    backbone: str = "cnn-small"
 
     def study(self) -> StudyConfig:
         """The training as a plan of one clinic."""
@@ -64,7 +67,7 @@ class Recipe:
             "rounds": self.epochs,
             "clinics": {"train": ["phantom"]},
             "images": {"size_px": self.size_px},
-            "model": {"weights": "none"},
+            "model": {"backbone": self.backbone, "weights": "none"},
             "training": {"local_epochs": 1, "batch_size": 64, "learning_rate": 2e-3},
             "loss": {"classification": "cross-entropy", "alignment_weight": 0.0, "guide_weight": 0.0},
         }
@@ -97,7 +100,7 @@ class Pretrained:
 
 
 def pretrain(recipe: Recipe, on_epoch: Callable[[int, float], None]) -> Pretrained:
-    """Train the small network on phantoms, on a GPU where there is one. `on_epoch` gets epoch and loss."""
+    """Train a network on phantoms, on a GPU where there is one. `on_epoch` gets epoch and loss."""
     study, cells, device = recipe.study(), recipe.phantoms(recipe.seed, recipe.cells), choose_device("auto")
     training_cells = cells.part("train")
     model = build_model(study.model, len(study.classes), derive_seed(recipe.seed, "pretrain")).to(device)
@@ -117,6 +120,23 @@ def join_cells(parts: Sequence[CellSet]) -> CellSet:
         groups=torch.cat([part.groups + int(offset) for part, offset in zip(parts, offsets, strict=True)]),
         split=torch.cat([part.split for part in parts]),
     )
+
+
+def check_place(path: Path) -> None:
+    """Find out before a training of hours whether its weights can be written, and read again.
+
+    Raises:
+        SettingError: the name does not end in .safetensors.
+        OSError: the file cannot be made there.
+    """
+    if path.suffix != ".safetensors":
+        raise SettingError(
+            f"weights are written as .safetensors, not as '{path.name}'",
+            remedy=f"name the file {path.with_suffix('.safetensors').name}",
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path.parent):
+        pass
 
 
 def save_weights(model: Network, registry: Registry, path: Path) -> None:

@@ -8,11 +8,12 @@ from safetensors.torch import load_file
 
 from wbc_client.dataset.cell_set import CellSet
 from wbc_common.cells import CLASSES_5, CLASSES_13, registry
+from wbc_common.errors import SettingError
 from wbc_common.models import build_model, is_head
 from wbc_common.study import ImageSettings, ModelSettings
 from wbc_simulations import pretrain as module
 from wbc_simulations.phantom import load_domain
-from wbc_simulations.pretrain import Pretrained, Recipe, join_cells, phantom_cells, pretrain, save_weights
+from wbc_simulations.pretrain import Pretrained, Recipe, check_place, join_cells, phantom_cells, pretrain, save_weights
 
 SMALL = ImageSettings(size_px=32, framing="as-is")
 
@@ -60,11 +61,33 @@ def test_training_tells_each_epoch_and_measures_on_unseen_patients() -> None:
 
 
 @pytest.mark.usefixtures("_blank_cells")
+def test_another_backbone_and_size_can_be_pretrained_and_taken_up(tmp_path: Path) -> None:
+    recipe = Recipe(blends=1, cells=52, epochs=1, size_px=32, backbone="resnet18")
+    found = pretrain(recipe, lambda *_: None)
+    save_weights(found.model, registry("wbc13"), tmp_path / "resnet18.safetensors")
+    settings = ModelSettings(backbone="resnet18", weights=str(tmp_path / "resnet18.safetensors"))
+    started = build_model(settings, 13, seed=6).state_dict()
+    for key, value in found.model.state_dict().items():
+        torch.testing.assert_close(started[key], value, atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.usefixtures("_blank_cells")
 def test_domains_keep_their_patients_apart() -> None:
     parts = [cells_of(name, 40) for name in ("pale_wright", "dm96_mgg")]
     joined = join_cells(parts)
     assert len(joined) == 80
     assert len(joined.groups.unique()) == 20
+
+
+def test_a_place_where_weights_cannot_be_written_is_found_out_before_the_training(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="not as 'network.pth'") as refusal:
+        check_place(tmp_path / "network.pth")
+    assert "network.safetensors" in str(refusal.value.remedy)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        check_place(tmp_path / "file" / "network.safetensors")
+    check_place(tmp_path / "new" / "network.safetensors")
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_the_saved_network_is_half_precision_and_starts_a_study_of_other_classes(tmp_path: Path) -> None:
