@@ -13,8 +13,12 @@ import typer
 
 from wbc_common.terminal import run_command
 from wbc_simulations.options import (
+    Blends,
+    Cells,
     Changes,
     Data,
+    Domain,
+    Epochs,
     Fold,
     HeldOut,
     Json,
@@ -199,12 +203,6 @@ def render(
     experiment = read_experiment(study or DEFAULT_EXPERIMENT)
     cells = write_data_set(experiment.data.clinics, output, size_px=size_px, seed=seed)
     typer.echo(f"{cells} cells in {output}, to look at: {output / CONTACT_SHEET}")
-
-
-Domain = Annotated[list[str] | None, typer.Option(help="blend only these in-silico domains")]
-Blends = Annotated[int, typer.Option(min=0, help="blended domains; 0: the domains as they are")]
-Cells = Annotated[int, typer.Option(min=1000, help="in-silico cells in all")]
-Epochs = Annotated[int, typer.Option(min=1)]
 
 
 @app.command()

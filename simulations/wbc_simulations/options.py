@@ -30,6 +30,10 @@ Changes = Annotated[
     list[str] | None, typer.Option("--set", help="a setting, e.g. --set loss.tau=0.5, --set data.skew.label_alpha=0.1")
 ]
 Json = Annotated[bool, typer.Option("--json", help="print the figures as JSON")]
+Domain = Annotated[list[str] | None, typer.Option(help="blend only these in-silico domains")]
+Blends = Annotated[int, typer.Option(min=0, help="blended domains; 0: the domains as they are")]
+Cells = Annotated[int, typer.Option(min=1000, help="in-silico cells in all")]
+Epochs = Annotated[int, typer.Option(min=1)]
 
 
 def parse_changes(changes: list[str] | None) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def test_domains_keep_their_patients_apart() -> None:
 
 
 def test_a_place_where_weights_cannot_be_written_is_found_out_before_the_training(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="not as 'network.pth'") as refusal:
+    with pytest.raises(SettingError, match=r"not as 'network\.pth'") as refusal:
         check_place(tmp_path / "network.pth")
     assert "network.safetensors" in str(refusal.value.remedy)
     (tmp_path / "file").touch()
