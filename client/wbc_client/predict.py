@@ -14,6 +14,7 @@ from wbc_common.errors import DataError, SettingError
 from wbc_common.images import read_image
 from wbc_common.models import Network, build_model
 from wbc_common.study import StudyConfig, parse_study
+from wbc_common.weights import CLASSES_KEY
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
@@ -32,7 +33,7 @@ def load_model(path: Path) -> tuple[Network, StudyConfig]:
     """An exported model and the study it comes from.
 
     Raises:
-        DataError: the file is no model of ours, is damaged, or was made for other class registries.
+        DataError: the file is no model of ours, is damaged, or was made for other classes.
     """
     remedy = "give the model.safetensors of a finished run"
     try:
@@ -44,9 +45,9 @@ def load_model(path: Path) -> tuple[Network, StudyConfig]:
     if "study" not in metadata:
         raise DataError(f"{path} does not say which study it comes from", remedy=remedy)
     study = _study_of(path, metadata["study"])
-    if metadata.get("registry-digest") != study.classes.digest:
+    if metadata.get(CLASSES_KEY) != ",".join(study.classes.classes):  # a word learnt since changes no class
         raise DataError(
-            f"{path} was made with another class registry {study.registry}",
+            f"{path} was made for other classes than those of {study.registry} today",
             remedy="use the wbc-fl version that made it",
         )
     model = build_model(study.model.model_copy(update={"weights": "none"}), len(study.classes), seed=0)

@@ -10,10 +10,12 @@ whole label map.
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from wbc_common.cell_words import WORDS
 from wbc_common.errors import DataError, SettingError
 
 CLASSES_13 = (
@@ -48,76 +50,6 @@ CLASSES_5 = ("neutrophil", "lymphocyte", "monocyte", "eosinophil", "basophil")
 
 BLASTS = ("myeloblast",)
 
-# Every known word, in lower case with underscores, and the finest classes (of the 13) that it can mean.
-# Sources: Matek-19 (TCIA AML-Cytomorphology), Acevedo-20 (PBC), Raabin, LDWBC, Zheng-18, BCCD, LISC.
-_GRANULOCYTE_PRECURSORS = ("promyelocyte", "myelocyte", "metamyelocyte")
-_NEUTROPHILS = ("band_neutrophil", "segmented_neutrophil")
-_LYMPHOCYTES = ("typical_lymphocyte", "atypical_lymphocyte")
-_MEANING_13: dict[str, tuple[str, ...]] = {
-    **{name: (name,) for name in CLASSES_13},
-    "neutrophil": _NEUTROPHILS,
-    "neutrophils": _NEUTROPHILS,
-    "neutrophil_band": ("band_neutrophil",),
-    "neutrophil_banded": ("band_neutrophil",),
-    "band": ("band_neutrophil",),
-    "bne": ("band_neutrophil",),
-    "ngb": ("band_neutrophil",),
-    "neutrophil_segmented": ("segmented_neutrophil",),
-    "segmented": ("segmented_neutrophil",),
-    "sne": ("segmented_neutrophil",),
-    "ngs": ("segmented_neutrophil",),
-    "lymphocyte": _LYMPHOCYTES,
-    "lymphocytes": _LYMPHOCYTES,
-    "lymphocyte_typical": ("typical_lymphocyte",),
-    "lymphocyte_atypical": ("atypical_lymphocyte",),
-    "lymphocyte_large": _LYMPHOCYTES,
-    "lymphocyte_small": ("typical_lymphocyte",),
-    "lymphocyte_reactive": ("atypical_lymphocyte",),
-    "reactive_lymphocyte": ("atypical_lymphocyte",),
-    "ly": _LYMPHOCYTES,
-    "lyt": ("typical_lymphocyte",),
-    "lya": ("atypical_lymphocyte",),
-    "monocytes": ("monocyte",),
-    "mo": ("monocyte",),
-    "mon": ("monocyte",),
-    "eosinophils": ("eosinophil",),
-    "eo": ("eosinophil",),
-    "eos": ("eosinophil",),
-    "basophils": ("basophil",),
-    "ba": ("basophil",),
-    "bas": ("basophil",),
-    "erythroblasts": ("erythroblast",),
-    "normoblast": ("erythroblast",),
-    "nrbc": ("erythroblast",),
-    "erb": ("erythroblast",),
-    "ebo": ("erythroblast",),
-    "blast": ("myeloblast",),
-    "myo": ("myeloblast",),
-    "pmo": ("promyelocyte",),
-    "pmb": ("promyelocyte",),
-    "promyelocyte_bilobed": ("promyelocyte",),
-    "myb": ("myelocyte",),
-    "my": ("myelocyte",),
-    "mmz": ("metamyelocyte",),
-    "mmy": ("metamyelocyte",),
-    "immature_granulocyte": _GRANULOCYTE_PRECURSORS,
-    "ig": _GRANULOCYTE_PRECURSORS,
-    "smudge": ("smudge_cell",),
-    "smudge_cells": ("smudge_cell",),
-    "ksc": ("smudge_cell",),
-    # Known things that are no white cell of ours: left out, by name, never guessed at.
-    "platelet": (),
-    "platelets": (),
-    "red_blood_cell": (),
-    "rbc": (),
-    "artifact": (),
-    "artefact": (),
-    "thrombocyte_aggregation": (),
-    "giant_thrombocyte": (),
-    "unknown": (),
-    "not_identifiable": (),
-    "other": (),
-}
 _COARSER_11 = {"typical_lymphocyte": "lymphocyte", "atypical_lymphocyte": "lymphocyte"}
 _COARSER_5 = {
     "band_neutrophil": "neutrophil",
@@ -128,8 +60,8 @@ _COARSER_5 = {
 
 
 def normalise_label(label: str) -> str:
-    """A label as it is looked up: lower case, words joined by one underscore."""
-    return "_".join(label.strip().lower().replace("-", " ").replace("_", " ").split())
+    """A label as it is looked up: lower case, words joined by one underscore, no commas, slashes or brackets."""
+    return "_".join(re.sub(r"[-_,/()]", " ", label).lower().split())
 
 
 @dataclass(frozen=True)
@@ -195,7 +127,7 @@ def _registry(name: str, classes: tuple[str, ...], coarser: Mapping[str, str]) -
         known = names <= set(classes)
         return tuple(sorted(classes.index(cell) for cell in names)) if known else ()
 
-    meaning = {word: indices(finest) for word, finest in _MEANING_13.items()}
+    meaning = {**{cell: indices((cell,)) for cell in CLASSES_13}, **{word: indices(m) for word, m in WORDS.items()}}
     return Registry(name, classes, MappingProxyType(meaning))
 
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wbc_client.predict import Prediction, classify
+from wbc_client.predict import Prediction, classify, load_model
+from wbc_common.arrays_file import arrays_to_bytes
+from wbc_common.cells import CLASSES_5
 from wbc_common.errors import DataError
 from wbc_common.models import build_model
 from wbc_common.study import StudyConfig
@@ -42,3 +44,39 @@ def test_a_model_of_a_field_in_micrometres_sees_that_field(noise: Path, tmp_path
     shown = _classified(_study(field_um=16), noise, um_per_px=0.5)  # the middle 32 of 64 pixels
     assert shown.probabilities == _classified(_study(), middle).probabilities
     assert shown.probabilities != _classified(_study(), noise).probabilities
+
+
+def _exported(folder: Path, **changes: str) -> Path:
+    study, path = _study(), folder / "model.safetensors"
+    arrays = {key: value.numpy() for key, value in build_model(study.model, 5, seed=0).state_dict().items()}
+    metadata = {"study": study.model_dump_json(), "classes": ",".join(CLASSES_5), **changes}
+    path.write_bytes(arrays_to_bytes(arrays, metadata))
+    return path
+
+
+def test_an_exported_model_comes_back_with_its_study(tmp_path: Path) -> None:
+    model, study = load_model(_exported(tmp_path, **{"registry-digest": "of a version that knew fewer words"}))
+    assert study == _study()
+    assert model.head.weight.shape[0] == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"classes": "neutrophil,lymphocyte"}, "made for other classes than those of wbc5"),
+        ({"study": "{}"}, "holds a study that this version cannot read"),
+    ],
+)
+def test_a_model_that_cannot_be_used_is_refused(tmp_path: Path, changes: dict[str, str], complaint: str) -> None:
+    with pytest.raises(DataError, match=complaint):
+        load_model(_exported(tmp_path, **changes))
+
+
+def test_files_that_are_no_model_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(arrays_to_bytes({"a": np.zeros(2)}))
+    with pytest.raises(DataError, match="does not say which study"):
+        load_model(path)
+    path.write_bytes(b"no model")
+    with pytest.raises(DataError, match="cannot read model"):
+        load_model(path)

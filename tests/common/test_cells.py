@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 import pytest
 
+from wbc_common import cell_words
 from wbc_common.cells import BLASTS, CLASSES_13, REGISTRIES, Registry, normalise_label, registry
 from wbc_common.errors import DataError, SettingError
 
@@ -54,11 +55,36 @@ def test_whatever_has_a_class_among_5_or_11_has_one_among_13() -> None:
         ("wbc5", "erythroblast", ()),
         ("wbc5", "ig", ()),
         ("wbc13", "platelet", ()),
+        ("wbc13", "Neutrophil, segmented", ("segmented_neutrophil",)),
+        ("wbc13", "monoblast", ()),
+        ("wbc11", "FGC", ("promyelocyte",)),
     ],
 )
 def test_a_label_allows_the_classes_it_can_mean(name: str, label: str, allowed: tuple[str, ...]) -> None:
     found = registry(name)
     assert {found.classes[index] for index in found.resolve(label)} == set(allowed)
+
+
+@pytest.mark.parametrize(
+    ("data_set", "words"),
+    [
+        ("Matek-19", "BAS EBO EOS KSC LYA LYT MMZ MOB MON MYB MYO NGB NGS PMB PMO"),
+        ("Matek-21", "ABE ART BAS BLA EBO EOS FGC HAC KSC LYI LYT MMZ MON MYB NGB NGS NIF OTH PEB PLM PMO"),
+        ("Acevedo-20", "BA EO ERB IG LY MMY MO MY BNE SNE PMY platelet neutrophil"),
+        ("Raabin", "Neutrophil,Large Lymph,Small Lymph,Monocyte,Eosinophil,Basophil,Band,Meta,Burst,Artifact"),
+        ("LISC", "Baso eosi lymp mixt mono neut"),
+        ("MLL23", "Neutrophil (band),Lymphocyte (reactive),Promyelocyte (atypical),Hairy cell,Plasma cell,Normoblast"),
+    ],
+)
+def test_a_published_data_set_is_read_by_its_own_words(data_set: str, words: str) -> None:
+    for word in words.split("," if "," in words else " "):
+        for found in REGISTRIES.values():
+            found.resolve(word)
+
+
+def test_no_word_stands_for_two_things() -> None:
+    assert sum(len(words.split()) for words in cell_words._OF.values()) == len(cell_words.WORDS)
+    assert set(cell_words.WORDS).isdisjoint(CLASSES_13)
 
 
 @pytest.mark.parametrize("written", ["Band Neutrophil", " band-neutrophil ", "BAND_NEUTROPHIL", "band  neutrophil"])

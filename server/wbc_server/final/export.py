@@ -10,6 +10,7 @@ import numpy as np
 from wbc_common.arrays_file import arrays_to_bytes
 from wbc_common.files import write_atomically
 from wbc_common.study import StudyConfig
+from wbc_common.weights import CLASSES_KEY
 from wbc_server.run_folder import RunFolder
 
 
@@ -20,7 +21,7 @@ def export_model(folder: RunFolder, study: StudyConfig, arrays: Mapping[str, np.
         "study": study.model_dump_json(),
         "study-hash": study.hash,
         "registry-digest": study.classes.digest,
-        "classes": ",".join(study.classes.classes),
+        CLASSES_KEY: ",".join(study.classes.classes),
         "round": str(round_number),
         "use": "research only; no clinical use",
     }
