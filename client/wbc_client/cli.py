@@ -89,6 +89,25 @@ def _way(site: "Site") -> "list[Finding]":
 
 
 @app.command()
+def pack(
+    clinic: ClinicFile,
+    output: Annotated[Path, typer.Argument(help=".safetensors file to write; it stays on this machine")],
+    as_json: Json = False,
+) -> None:
+    """Decode this clinic's cells once into one file, which data.kind = "packed" opens at once."""
+    from wbc_client.dataset.packing import pack_cells
+    from wbc_client.site import read_site
+
+    packed = pack_cells(read_site(clinic), output)
+    if as_json:
+        typer.echo(json.dumps({"path": str(output), "cells": len(packed.cells), "notes": packed.notes}))
+        return
+    for note in packed.notes:
+        typer.echo(note)
+    typer.echo(f'to use it: kind = "packed" and path = "{output}" under [data], in place of what stands there now')
+
+
+@app.command()
 def approve(
     clinic: ClinicFile,
     yes: Annotated[bool, typer.Option("--yes", help="agree without being asked")] = False,

@@ -1,15 +1,21 @@
 """Packed cells come back bit for bit, and a file made for something else is refused."""
 
+import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from wbc_client.dataset.cell_set import CellSet
+from wbc_client.dataset.opening import open_cells
 from wbc_client.dataset.packed import packed_metadata, read_packed, write_packed
+from wbc_client.dataset.packing import pack_cells
+from wbc_client.site import Site, read_site
 from wbc_common.cells import REGISTRIES
-from wbc_common.errors import DataError
+from wbc_common.errors import DataError, SettingError
 from wbc_common.study import ImageSettings
 
 
@@ -100,3 +106,34 @@ def test_a_file_that_is_no_safetensors_is_refused_by_name(tmp_path: Path, conten
         path.write_bytes(content)
     with pytest.raises(DataError, match=r"cells\.safetensors"):
         read_packed(path)
+
+
+def test_a_clinics_files_are_packed_once_and_open_as_before(tmp_path: Path) -> None:
+    site = _clinic(tmp_path, kind="folders", path="cells")
+    for place, name in enumerate(("monocyte", "neutrophil", "monocyte")):
+        (tmp_path / "cells" / name).mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(place).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "cells" / name / f"{place}.png")
+    packed = tmp_path / "packed.safetensors"
+    assert len(pack_cells(site, packed).cells) == 3
+    assert stat.S_IMODE(packed.stat().st_mode) == 0o600
+    opened = open_cells(_clinic(tmp_path, kind="packed", path="packed.safetensors"), site.read_study()).cells
+    expected = open_cells(site, site.read_study()).cells
+    for name in NAMES:
+        assert torch.equal(getattr(opened, name), getattr(expected, name))
+
+
+def test_what_is_packed_already_or_under_another_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="packed already"):
+        pack_cells(_clinic(tmp_path, kind="packed", path="cells.safetensors"), tmp_path / "again.safetensors")
+    with pytest.raises(SettingError, match="no name of a packed file"):
+        pack_cells(_clinic(tmp_path, kind="folders", path="cells"), tmp_path / "cells.zip")
+
+
+def _clinic(folder: Path, **data: str) -> Site:
+    (folder / "study.toml").write_text('name = "t"\nregistry = "wbc5"\n[clinics]\ntrain = ["here"]\n')
+    (folder / "clinic.toml").write_text(
+        'clinic = "here"\nstudy = "study.toml"\n[data]\n'
+        + "".join(f'{key} = "{value}"\n' for key, value in data.items())
+    )
+    return read_site(folder / "clinic.toml")

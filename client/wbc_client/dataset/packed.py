@@ -29,18 +29,21 @@ def packed_metadata(registry: Registry, images: ImageSettings) -> dict[str, str]
     return told if images.field_um is None else {**told, "field_um": f"{images.field_um:g}"}
 
 
-def write_packed(cells: CellSet, path: Path, metadata: Mapping[str, str]) -> None:
+def write_packed(cells: CellSet, path: Path, metadata: Mapping[str, str], *, mode: int = 0o644) -> None:
     """Write the cells; a reader never sees half a file.
 
     Args:
         cells: with images before white balance.
         path: the .safetensors file; replaced where it exists.
         metadata: at least `packed_metadata`.
+        mode: of the file, from its first byte on.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".part")
     tensors = {name: getattr(cells, name) for name in (*_DTYPES, *_OPTIONAL)}
     present = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
+    unfinished.unlink(missing_ok=True)
+    unfinished.touch(mode)
     save_file(present, unfinished, dict(metadata))
     unfinished.replace(path)
 
