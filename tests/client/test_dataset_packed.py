@@ -132,8 +132,6 @@ def test_what_is_packed_already_or_under_another_name_is_refused(tmp_path: Path)
 
 def _clinic(folder: Path, **data: str) -> Site:
     (folder / "study.toml").write_text('name = "t"\nregistry = "wbc5"\n[clinics]\ntrain = ["here"]\n')
-    (folder / "clinic.toml").write_text(
-        'clinic = "here"\nstudy = "study.toml"\n[data]\n'
-        + "".join(f'{key} = "{value}"\n' for key, value in data.items())
-    )
+    lines = [f'{key} = "{value}"' for key, value in data.items()]
+    (folder / "clinic.toml").write_text("\n".join(['clinic = "here"', 'study = "study.toml"', "[data]", *lines]))
     return read_site(folder / "clinic.toml")
