@@ -16,7 +16,7 @@ from wbc_client.losses import imbalance_of
 from wbc_client.training.course import Course
 from wbc_client.training.head_only import fit_head
 from wbc_client.training.virtual_stains import VirtualStains
-from wbc_common.arrays_file import arrays_to_bytes
+from wbc_common.arrays_file import arrays_as_file
 from wbc_common.errors import DataError
 from wbc_common.files import write_atomically
 from wbc_common.models import HEAD_KEYS, Network
@@ -46,7 +46,7 @@ def keep_head(model: Network, folder: Path, study: StudyConfig) -> None:
     state = model.state_dict()
     arrays = {key: state[key].detach().cpu().numpy() for key in HEAD_KEYS}
     metadata = {"wbc": json.dumps({"study-hash": study.hash})}
-    write_atomically(folder / HEAD_NAME, arrays_to_bytes(arrays, metadata))
+    write_atomically(folder / HEAD_NAME, *arrays_as_file(arrays, metadata))
 
 
 def put_head(model: Network, path: Path, study: StudyConfig) -> None:

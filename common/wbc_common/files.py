@@ -10,8 +10,8 @@ def cache_folder() -> Path:
     return Path(base) / "wbc-fl"
 
 
-def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
-    """Write a whole file or nothing, and durably; its folder is made where needed.
+def write_atomically(path: Path, *parts: bytes | memoryview, mode: int = 0o644) -> None:
+    """Write a whole file, part by part, or nothing, and durably; its folder is made where needed.
 
     To a temporary name, to disk, then renamed, and the rename to disk as well: after a power cut an older content, such
     as an ε that was spent since, does not come back.
@@ -20,7 +20,7 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     temporary = path.with_name(path.name + ".part")
     temporary.unlink(missing_ok=True)
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        file.write(content)
+        file.writelines(parts)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

@@ -30,7 +30,7 @@ def pool_sums(sums: Mapping[str, ClassSums]) -> AnchorPool | None:
     return AnchorPool(reduce(add, sums.values()), tuple(sums)) if len(sums) > 1 else None
 
 
-def put_pool(state: Arrays, pool: AnchorPool | None, study: StudyConfig) -> Arrays:
+def put_pool(state: Mapping[str, np.ndarray], pool: AnchorPool | None, study: StudyConfig) -> Arrays:
     """The server's state with this pool in place of the last one."""
     rest = {key: value for key, value in state.items() if key not in (_SUMS, _COUNTS, _CLINICS)}
     if pool is None:
@@ -39,7 +39,7 @@ def put_pool(state: Arrays, pool: AnchorPool | None, study: StudyConfig) -> Arra
     return {**rest, _SUMS: pool.totals.sums, _COUNTS: pool.totals.counts, _CLINICS: held}
 
 
-def find_pool(state: Arrays, study: StudyConfig) -> AnchorPool | None:
+def find_pool(state: Mapping[str, np.ndarray], study: StudyConfig) -> AnchorPool | None:
     """The pool in the server's state."""
     if _SUMS not in state:
         return None

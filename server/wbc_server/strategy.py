@@ -65,7 +65,7 @@ class WbcStrategy(Strategy):
         self.timeout_seconds = timeout_seconds
         self.weights = plan_weights(roster.training_counts(), study.aggregation)
         self.model: Arrays = {}
-        self.state: Arrays = book.load_state()
+        self._pool = find_pool(book.load_state(), study)
         self.stain = stain
         self._rounds_before = book.rounds_done
 
@@ -84,7 +84,7 @@ class WbcStrategy(Strategy):
 
     def _training(self, task: Task) -> list[Message]:
         """A clinic whose sums are not in the pool must not take them out of it: it trains without the term."""
-        pool = find_pool(self.state, self.study)
+        pool = self._pool
         if pool is None:
             return instruct(task, self.roster, self.roster.train)
         within = [clinic for clinic in self.roster.train if clinic in pool.clinics]
@@ -133,11 +133,13 @@ class WbcStrategy(Strategy):
         self.book.commit()
         self._note_missing(answered)
         self._check_quorum(answered)
+        state = self.book.load_state()
         if answered:
-            self.model, self.state = take_step(self.model, total.mean(), self.state, self.study.aggregation)
-        self.state = average_in(self.model, self.state, self.study, self.book.open_round_number)
-        self.state = put_pool(self.state, pool_sums(sums), self.study)
-        self.book.keep(self.model, self.state)
+            self.model, state = take_step(self.model, total.mean(), state, self.study.aggregation)
+        del total  # the running average takes as much memory again
+        state = average_in(self.model, state, self.study, self.book.open_round_number)
+        self._pool = pool_sums(sums)
+        self.book.keep(self.model, put_pool(state, self._pool, self.study))
         return encode_arrays(self.model), None
 
     def configure_evaluate(

@@ -21,7 +21,7 @@ from wbc_client.device import choose_device
 from wbc_client.evaluation.counting import evaluate
 from wbc_client.training.local import train_locally
 from wbc_common.appearance import prepare
-from wbc_common.arrays_file import arrays_to_bytes
+from wbc_common.arrays_file import arrays_as_file
 from wbc_common.cells import CLASSES_13, Registry
 from wbc_common.confusion import balanced_accuracy
 from wbc_common.errors import SettingError
@@ -142,7 +142,7 @@ def check_place(path: Path) -> None:
 def save_weights(model: Network, registry: Registry, path: Path) -> None:
     """Write a network's arrays as float16 safetensors, with the classes of its head rows."""
     arrays = {key: value.half().cpu().numpy() for key, value in model.state_dict().items()}
-    write_atomically(path, arrays_to_bytes(arrays, {CLASSES_KEY: ",".join(registry.classes)}))
+    write_atomically(path, *arrays_as_file(arrays, {CLASSES_KEY: ",".join(registry.classes)}))
 
 
 def phantom_cells(domain: Domain, registry: Registry, num_cells: int, *, seed: int, settings: ImageSettings) -> CellSet:

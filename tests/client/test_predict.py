@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 
 from wbc_client.predict import Prediction, classify, load_model
-from wbc_common.arrays_file import arrays_to_bytes
+from wbc_common.arrays_file import arrays_as_file
 from wbc_common.cells import CLASSES_5
 from wbc_common.errors import DataError
+from wbc_common.files import write_atomically
 from wbc_common.models import build_model
 from wbc_common.study import StudyConfig
 
@@ -50,7 +51,7 @@ def _exported(folder: Path, **changes: str) -> Path:
     study, path = _study(), folder / "model.safetensors"
     arrays = {key: value.numpy() for key, value in build_model(study.model, 5, seed=0).state_dict().items()}
     metadata = {"study": study.model_dump_json(), "classes": ",".join(CLASSES_5), **changes}
-    path.write_bytes(arrays_to_bytes(arrays, metadata))
+    write_atomically(path, *arrays_as_file(arrays, metadata))
     return path
 
 
@@ -74,7 +75,7 @@ def test_a_model_that_cannot_be_used_is_refused(tmp_path: Path, changes: dict[st
 
 def test_files_that_are_no_model_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    path.write_bytes(arrays_to_bytes({"a": np.zeros(2)}))
+    write_atomically(path, *arrays_as_file({"a": np.zeros(2)}))
     with pytest.raises(DataError, match="does not say which study"):
         load_model(path)
     path.write_bytes(b"no model")

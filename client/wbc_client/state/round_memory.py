@@ -12,7 +12,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from wbc_common.arrays_file import arrays_to_bytes
+from wbc_common.arrays_file import arrays_as_file
 from wbc_common.errors import DataError
 from wbc_common.files import write_atomically
 from wbc_common.wire import Arrays
@@ -26,8 +26,8 @@ def keep(state_dir: Path, what: str, arrays: Arrays, *, study_hash: str, round_n
     """Write what a round leaves for the next; beside it only the latest round before it stays."""
     folder = state_dir / FOLDER_NAME
     header = json.dumps({"study": study_hash, "sha256": _checksum(arrays)})
-    content = arrays_to_bytes(arrays, {"wbc": header})
-    write_atomically(_path(folder, what, round_number), content, mode=_OWNER_ONLY)
+    parts = arrays_as_file(arrays, {"wbc": header})
+    write_atomically(_path(folder, what, round_number), *parts, mode=_OWNER_ONLY)
     lasting = {_path(folder, what, number) for number in (round_number, *_earlier(folder, what, round_number)[-1:])}
     for path in folder.iterdir():
         match = _NAME.fullmatch(path.name)

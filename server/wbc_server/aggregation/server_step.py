@@ -18,12 +18,14 @@ from wbc_common.wire import Arrays
 from wbc_server.aggregation.weights import Float64s, apply_step
 from wbc_server.selection import first_averaged_round
 
+State = Mapping[str, np.ndarray]
+
 _FIRST, _SECOND, _AVERAGE, _AVERAGED = "first/", "second/", "average/", "averaged"
 
 
 def take_step(
-    model: Mapping[str, np.ndarray], mean_delta: Mapping[str, Float64s], state: Arrays, settings: AggregationSettings
-) -> tuple[Arrays, Arrays]:
+    model: Mapping[str, np.ndarray], mean_delta: Mapping[str, Float64s], state: State, settings: AggregationSettings
+) -> tuple[Arrays, State]:
     """The model and the state after a round; arrays without a change keep their value and their moments.
 
     Args:
@@ -41,7 +43,7 @@ def take_step(
     return apply_step(model, steps, settings.step_size), state
 
 
-def _moments(key: str, delta: Float64s, state: Arrays, settings: AggregationSettings) -> tuple[Float64s, Float64s]:
+def _moments(key: str, delta: Float64s, state: State, settings: AggregationSettings) -> tuple[Float64s, Float64s]:
     first = state.get(_FIRST + key, np.zeros_like(delta))
     if settings.optimizer == "fedavgm":
         return settings.momentum * first + delta, np.zeros(())
@@ -59,7 +61,7 @@ def is_averaged(round_number: int, rounds: int) -> bool:
     return round_number >= first_averaged_round(rounds)
 
 
-def average_in(model: Mapping[str, np.ndarray], state: Arrays, study: StudyConfig, round_number: int) -> Arrays:
+def average_in(model: Mapping[str, np.ndarray], state: State, study: StudyConfig, round_number: int) -> State:
     """The state with a round's model in its running average, where the plan exports the average."""
     if study.evaluation.selection != "average" or not is_averaged(round_number, study.rounds):
         return state
@@ -69,9 +71,10 @@ def average_in(model: Mapping[str, np.ndarray], state: Arrays, study: StudyConfi
         _AVERAGE + key: (mean := state.get(_AVERAGE + key, np.zeros(value.shape))) + (value - mean) / number
         for key, value in floats.items()
     }
-    return {**state, **means, _AVERAGED: np.array(number, dtype=np.int64)}
+    others = {key: state[key] for key in state if not key.startswith(_AVERAGE)}
+    return {**others, **means, _AVERAGED: np.array(number, dtype=np.int64)}
 
 
-def averaged_model(model: Mapping[str, np.ndarray], state: Arrays) -> Arrays:
+def averaged_model(model: Mapping[str, np.ndarray], state: State) -> Arrays:
     """The average in the types of `model`; arrays that were not averaged (integer buffers) are those of `model`."""
     return {key: state.get(_AVERAGE + key, value).astype(value.dtype) for key, value in model.items()}

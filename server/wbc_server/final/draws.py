@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from wbc_common.arrays_file import arrays_to_bytes
+from wbc_common.arrays_file import arrays_as_file
 from wbc_common.errors import DataError
 from wbc_common.files import write_atomically
 from wbc_common.wire import Evaluation
@@ -17,7 +17,7 @@ from wbc_server.run_folder import RunFolder
 def write_draws(folder: RunFolder, evaluations: Mapping[str, Evaluation]) -> None:
     """Write each clinic's replicate confusion matrices int32 [R, C, C]."""
     arrays = {clinic: np.asarray(found.replicates, dtype=np.int32) for clinic, found in evaluations.items()}
-    write_atomically(folder.draws, arrays_to_bytes(arrays))
+    write_atomically(folder.draws, *arrays_as_file(arrays))
 
 
 def read_draws(folder: RunFolder) -> dict[str, NDArray[np.int64]]:

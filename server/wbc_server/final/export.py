@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from wbc_common.arrays_file import arrays_to_bytes
+from wbc_common.arrays_file import arrays_as_file
 from wbc_common.files import write_atomically
 from wbc_common.study import StudyConfig
 from wbc_common.weights import CLASSES_KEY
@@ -25,4 +25,4 @@ def export_model(folder: RunFolder, study: StudyConfig, arrays: Mapping[str, np.
         "round": str(round_number),
         "use": "research only; no clinical use",
     }
-    write_atomically(folder.model, arrays_to_bytes(arrays, metadata))
+    write_atomically(folder.model, *arrays_as_file(arrays, metadata))

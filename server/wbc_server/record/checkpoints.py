@@ -7,16 +7,16 @@ checksum was found right: a damaged model is never loaded. The checksum is kept 
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load as arrays_of
+from safetensors import SafetensorError, safe_open
 
-from wbc_common.arrays_file import arrays_to_bytes
+from wbc_common.arrays_file import arrays_as_file
 from wbc_common.errors import DataError, WbcError
 from wbc_common.files import write_atomically
 
@@ -48,13 +48,39 @@ def save(
         WbcError: the file cannot be written; an earlier one is untouched.
     """
     name = f"round-{round_number:04d}.safetensors"
-    content = arrays_to_bytes(arrays, {_METADATA_KEY: json.dumps(dict(metadata), sort_keys=True)})
-    replace_atomically(folder / name, content)
-    return CheckpointRef(name, hashlib.sha256(content).hexdigest())
+    parts = arrays_as_file(arrays, {_METADATA_KEY: json.dumps(dict(metadata), sort_keys=True)})
+    replace_atomically(folder / name, *parts)
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return CheckpointRef(name, digest.hexdigest())
 
 
-def load(folder: Path, ref: CheckpointRef) -> dict[str, np.ndarray]:
-    """The arrays of a checkpoint.
+class _Checkpoint(Mapping[str, np.ndarray]):
+    """Arrays of a file, each read when it is looked up."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: Any = safe_open(path, framework="numpy")  # untyped
+        self._names = tuple(self._file.keys())
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        if key not in self._names:
+            raise KeyError(key)
+        array: np.ndarray = self._file.get_tensor(key)
+        return array
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def load(folder: Path, ref: CheckpointRef) -> Mapping[str, np.ndarray]:
+    """The arrays of a checkpoint, each read from the file when it is looked up; the file may be removed meanwhile.
 
     Raises:
         DataError: the file is missing, or is not byte for byte what was saved.
@@ -62,17 +88,17 @@ def load(folder: Path, ref: CheckpointRef) -> dict[str, np.ndarray]:
     if not _FILE_NAME.fullmatch(ref.file):
         raise DataError(f"'{ref.file}' is not a checkpoint's name, expected round-0001.safetensors", remedy=_RESTORE)
     try:
-        content = (folder / ref.file).read_bytes()
+        with (folder / ref.file).open("rb") as file:
+            got = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"cannot read checkpoint {folder / ref.file}: {error.strerror}", remedy=_RESTORE) from error
-    got = hashlib.sha256(content).hexdigest()
     if got != ref.sha256:
         raise DataError(
             f"checkpoint {folder / ref.file} is damaged: SHA-256 {got[:12]}…, expected {ref.sha256[:12]}…",
             remedy=_RESTORE,
         )
     try:
-        return arrays_of(content)
+        return _Checkpoint(folder / ref.file)
     except SafetensorError as error:
         raise DataError(f"checkpoint {folder / ref.file} is no safetensors file: {error}", remedy=_RESTORE) from error
 
@@ -87,14 +113,14 @@ def prune(folder: Path, keep: set[int]) -> None:
             path.unlink(missing_ok=True)
 
 
-def replace_atomically(path: Path, content: bytes) -> None:
-    """Make `path` hold `content`, durably: at any crash it holds either its old bytes or the new ones.
+def replace_atomically(path: Path, *parts: bytes | memoryview) -> None:
+    """Make `path` hold these parts, durably: at any crash it holds either its old bytes or the new ones.
 
     Raises:
         WbcError: it cannot be written; the old bytes are untouched.
     """
     try:
-        write_atomically(path, content, mode=0o666)  # less what the umask takes
+        write_atomically(path, *parts, mode=0o666)  # less what the umask takes
     except OSError as error:
         with suppress(OSError):
             path.with_name(path.name + _TEMPORARY_SUFFIX).unlink(missing_ok=True)

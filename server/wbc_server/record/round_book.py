@@ -135,7 +135,7 @@ class RoundBook:
         """Clinics that were asked to train and sent nothing."""
         self._open["missing"] = [*self._open["missing"], *clinics]
 
-    def keep(self, model: Mapping[str, np.ndarray], state: Arrays | None = None) -> None:
+    def keep(self, model: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray] | None = None) -> None:
         """Make the round last: checkpoint and server state, then its record, which waits for its figures.
 
         Args:
@@ -197,11 +197,11 @@ class RoundBook:
         digest = next(digest for digest in reversed(self._kept()) if digest.round_number == round_number)
         return dict(checkpoints.load(self.folder.checkpoints, digest.checkpoint))
 
-    def load_state(self) -> Arrays:
-        """What the server carries beside the model after the last round; nothing before any."""
+    def load_state(self) -> Mapping[str, np.ndarray]:
+        """What the server carries beside the model after the last round, read as looked up; nothing before any."""
         kept = self._kept()
         reference = kept[-1].server_state if kept else None
-        return {} if reference is None else dict(checkpoints.load(self.folder.server_state, reference))
+        return {} if reference is None else checkpoints.load(self.folder.server_state, reference)
 
     def _kept(self) -> list[RoundDigest]:
         """Every round that is kept: those of the journal, and the one that waits for its figures."""
