@@ -60,8 +60,8 @@ class _Checkpoint(Mapping[str, np.ndarray]):
     """Arrays of a file, each read when it is looked up."""
 
     def __init__(self, path: Path) -> None:
-        self._file: Any = safe_open(path, framework="numpy")  # untyped
-        self._names = tuple(self._file.keys())
+        self._file: Any = safe_open(path, framework="numpy")
+        self._names: tuple[str, ...] = tuple(self._file.keys())  # type: ignore[no-untyped-call]
 
     def __getitem__(self, key: str) -> np.ndarray:
         if key not in self._names:
