@@ -95,7 +95,7 @@ def test_records_travel_as_one_parcel_and_come_back_as_records(tmp_path: Path) -
     assert Deployment(tmp_path).tasks.last() > 0
 
 
-def test_an_early_answer_waits_on_disk_for_its_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_wait_on_disk_for_their_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attendance, "_LOOK_SECONDS", 0.05)
     looks: list[int] = []
     laid: list[int] = []
@@ -113,8 +113,7 @@ def test_an_early_answer_waits_on_disk_for_its_turn(tmp_path: Path, monkeypatch:
     grid, _ = attending(tmp_path, {1: late, 2: large, 3: large})
     replies = exchange(grid, [1, 2, 3], timeout=10.0)
     assert [(node, reply.content["of"]["node"]) for node, reply in replies.items()] == [(1, 1), (2, 2), (3, 3)]
-    assert len(laid) == 2
-    assert min(laid) > 100_000
+    assert len([size for size in laid if size > 100_000]) == 3
     assert [path.name for path in tmp_path.iterdir() if path.is_file() and "bell" not in path.name] == ["nodes.json"]
 
 

@@ -40,5 +40,5 @@ def test_a_full_disk_is_said_with_the_next_step(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
-    with pytest.raises(WbcError, match="cannot make a file for early answers in"):
+    with pytest.raises(WbcError, match="cannot make a file for tasks and answers in"):
         Shelf(tmp_path / "gone")

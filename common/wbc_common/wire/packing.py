@@ -27,7 +27,9 @@ def unpack(content: bytes) -> RecordDict:
         MessageError: these are no records.
     """
     try:
-        return recorddict_from_proto(RecordDictProto.FromString(content))
+        parsed = RecordDictProto.FromString(content)
+        del content  # where the caller holds it no more, it makes room for the records
+        return recorddict_from_proto(parsed)
     except Exception as error:
         raise _no_records("bytes that are no records") from error
 

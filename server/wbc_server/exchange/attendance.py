@@ -3,15 +3,16 @@
 Flower delivers a message once. When a clinic's node dies with a task in its hands, the server is told that the node is
 unavailable, and no one repeats the task. Here it is asked again once its node is back, until the round's time is over:
 the answer follows from the message alone, so a clinic that was restarted gives the same update, to the bit. Replies are
-taken as they arrive, one at a time, and handed on in the order in which clinics were asked: one that is early waits on
-disk (`wbc_server.exchange.shelf`), so that memory holds one update whatever the number of clinics.
+taken as they arrive, one at a time, and handed on in the order in which clinics were asked. Tasks that may have to be
+asked again, and answers until their turn, lie on disk (`wbc_server.exchange.shelf`), so that memory holds one update
+whatever the number of clinics.
 """
 
 import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flwr.app import Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
@@ -22,7 +23,7 @@ from wbc_common.errors import ConnectionFailure, MessageError
 from wbc_common.wire import ERROR_CODE
 from wbc_common.wire.packing import make_parcel, open_parcel, pack
 from wbc_server.exchange.deployment import Deployment
-from wbc_server.exchange.shelf import Shelf
+from wbc_server.exchange.shelf import Laid, Shelf
 from wbc_server.exchange.turns import Answer, Turns
 
 log = logging.getLogger(__name__)
@@ -44,12 +45,25 @@ _LOOK_SECONDS = 5.0  # how often Flower is asked although no bell has rung
 _QUIET_NS = 80_000_000  # a reply comes in several pieces
 
 
+@dataclass(frozen=True)
+class _Question:
+    """A task: whom it is for, on a message without records, and where its parcel lies."""
+
+    envelope: Message
+    parcel: Laid
+
+    @property
+    def node(self) -> int:
+        return self.envelope.metadata.dst_node_id
+
+
 @dataclass
 class _Asked:
-    """Messages of one exchange: in the hands of Flower, and those to ask again once their node is back."""
+    """Questions of one exchange: in the hands of Flower, and those to ask again once their node is back."""
 
-    open: dict[str, Message] = field(default_factory=dict)
-    lost: dict[int, Message] = field(default_factory=dict)
+    shelf: Shelf
+    open: dict[str, _Question] = field(default_factory=dict)
+    lost: dict[int, _Question] = field(default_factory=dict)
     asks: Counter[int] = field(default_factory=Counter)
 
 
@@ -98,11 +112,11 @@ class AttendingGrid(Grid):
         A node that did not answer by the end of the time has an error in its name.
         """
         end = time.monotonic() + (timeout if timeout is not None else float("inf"))
-        asked, parcels = _Asked(), _parcels(messages)
-        del messages  # the parcels hold the same in other words
         with Shelf(self._deployment.folder) as shelf:
-            turns = Turns([parcel.metadata.dst_node_id for parcel in parcels], shelf)
-            self._push(asked, parcels)
+            asked, questions = _Asked(shelf), _questions(messages, shelf)
+            del messages  # the shelf holds the same
+            turns = Turns([question.node for question in questions], shelf)
+            self._push(asked, questions)
             while (asked.open or asked.lost) and time.monotonic() < end:
                 heard = self._deployment.replies.last()
                 for message_id in list(asked.open):
@@ -126,13 +140,15 @@ class AttendingGrid(Grid):
             if rung != heard and time.time_ns() - rung > _QUIET_NS:
                 return
 
-    def _push(self, asked: _Asked, messages: list[Message]) -> None:
-        for message_id, message in zip(self._grid.push_messages(messages), messages, strict=True):
-            asked.asks[message.metadata.dst_node_id] += 1
+    def _push(self, asked: _Asked, questions: list[_Question]) -> None:
+        parcels = {laid: make_parcel(asked.shelf.take(laid)) for laid in {question.parcel for question in questions}}
+        messages = [_carrying(parcels[question.parcel], question.envelope) for question in questions]
+        for message_id, question in zip(self._grid.push_messages(messages), questions, strict=True):
+            asked.asks[question.node] += 1
             if message_id:
-                asked.open[message_id] = message
+                asked.open[message_id] = question
             else:  # the node is not registered (any more)
-                asked.lost[message.metadata.dst_node_id] = message
+                asked.lost[question.node] = question
         self._deployment.tasks.ring()
 
     def _pull(self, asked: _Asked, message_id: str) -> list[Answer]:
@@ -142,27 +158,27 @@ class AttendingGrid(Grid):
             question = asked.open.pop(reply.metadata.reply_to_message_id, None)
             if question is None:
                 continue
-            node = question.metadata.dst_node_id
+            node = question.node
             if reply.has_error() and reply.error.code in _LOST_CODES and asked.asks[node] < _MOST_ASKS:
                 log.warning("clinic %s lost its task and is asked again once it is back", self._name(node))
                 asked.lost[node] = question
             else:
-                answers.append(_answer(reply, question))
+                answers.append(_answer(reply, question.envelope))
         return answers
 
     def _give_up(self, asked: _Asked) -> list[Answer]:
         """Errors in the name of clinics whose key was revoked: nobody waits for them."""
         enrolled = self._deployment.clinics()
         gone = [asked.lost.pop(node) for node in list(asked.lost) if node not in enrolled]
-        return [Answer(question, Error(AWAY_CODE, "its key was revoked")) for question in gone]
+        return [Answer(question.envelope, Error(AWAY_CODE, "its key was revoked")) for question in gone]
 
     def _ask_again(self, asked: _Asked, remaining_seconds: float) -> None:
         there = set(self._grid.get_node_ids())
         back = [asked.lost.pop(node) for node in list(asked.lost) if node in there]
         if back:
-            for message in back:
-                log.info("clinic %s is back and is asked again", self._name(message.metadata.dst_node_id))
-            self._push(asked, [_again(message, remaining_seconds) for message in back])
+            for question in back:
+                log.info("clinic %s is back and is asked again", self._name(question.node))
+            self._push(asked, [_again(question, remaining_seconds) for question in back])
 
 
 def await_clinics(
@@ -191,14 +207,15 @@ def await_clinics(
     return {node: nodes[node] for node in there}
 
 
-def _parcels(messages: Iterable[Message]) -> list[Message]:
-    """Messages with their records as one parcel; records that messages share are packed once."""
+def _questions(messages: Iterable[Message], shelf: Shelf) -> list[_Question]:
+    """Messages with their records on the shelf; records that messages share are packed once."""
     all_messages = list(messages)  # keeps the records alive, so that an id stays theirs
-    parcels: dict[int, RecordDict] = {}
+    parcels: dict[int, Laid] = {}
     for message in all_messages:
         if id(message.content) not in parcels:
-            parcels[id(message.content)] = make_parcel(pack(message.content))
-    return [_carrying(parcels[id(message.content)], message) for message in all_messages]
+            parcels[id(message.content)] = shelf.lay(pack(message.content))
+    nothing = RecordDict()
+    return [_Question(_carrying(nothing, message), parcels[id(message.content)]) for message in all_messages]
 
 
 def _answer(reply: Message, question: Message) -> Answer:
@@ -210,26 +227,22 @@ def _answer(reply: Message, question: Message) -> Answer:
         return Answer(question, Error(ERROR_CODE, error.problem))
 
 
-def _carrying(records: RecordDict, message: Message) -> Message:
+def _carrying(records: RecordDict, message: Message, ttl: float | None = None) -> Message:
+    """A message like this one with other records."""
     metadata = message.metadata
-    return Message(records, metadata.dst_node_id, metadata.message_type, group_id=metadata.group_id, ttl=metadata.ttl)
+    ttl = metadata.ttl if ttl is None else ttl
+    return Message(records, metadata.dst_node_id, metadata.message_type, group_id=metadata.group_id, ttl=ttl)
 
 
-def _again(message: Message, remaining_seconds: float) -> Message:
-    metadata = message.metadata
-    return Message(
-        message.content,
-        metadata.dst_node_id,
-        metadata.message_type,
-        group_id=metadata.group_id,
-        ttl=min(metadata.ttl, remaining_seconds),
-    )
+def _again(question: _Question, remaining_seconds: float) -> _Question:
+    ttl = min(question.envelope.metadata.ttl, remaining_seconds)
+    return replace(question, envelope=_carrying(question.envelope.content, question.envelope, ttl))
 
 
 def _absences(asked: _Asked) -> list[Answer]:
     late = Error(LATE_CODE, "no answer within the time of the round")
     away = Error(AWAY_CODE, "not connected until the end of the round")
     return [
-        *(Answer(question, late) for question in asked.open.values()),
-        *(Answer(question, away) for question in asked.lost.values()),
+        *(Answer(question.envelope, late) for question in asked.open.values()),
+        *(Answer(question.envelope, away) for question in asked.lost.values()),
     ]

@@ -1,7 +1,8 @@
-"""Answers that came before their turn, on disk: what memory holds does not grow with the clinics.
+"""What waits in an exchange, on disk: memory holds none of it, whatever the number of clinics.
 
-Sums of floats depend on their order and clinics do not answer in one, so an early answer has to wait. One file without
-a name, which goes with the process, holds them one behind the other; small ones stay in memory.
+A task waits in case it must be asked again. Sums of floats depend on their order and clinics do not answer in one, so
+an early answer has to wait. One file without a name, which goes with the process, holds all one behind the other; small
+ones stay in memory.
 """
 
 import tempfile
@@ -15,7 +16,7 @@ _SMALL_BYTES = 65_536
 
 @dataclass(frozen=True)
 class Laid:
-    """Where an answer lies: its bytes, or its place in the file."""
+    """Where something lies: its bytes, or its place in the file."""
 
     content: bytes | None = None
     start: int = 0
@@ -23,10 +24,10 @@ class Laid:
 
 
 class Shelf:
-    """Bytes put away and taken back once; to be closed.
+    """Bytes put away and taken back; to be closed.
 
     Args:
-        folder: on a disk with room for the answers of all clinics but one.
+        folder: on a disk with room for the tasks and answers of all clinics.
 
     Raises:
         WbcError: no file can be made there.
@@ -38,7 +39,7 @@ class Shelf:
         try:
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         except OSError as error:
-            raise self._failure("make a file for early answers", error) from error
+            raise self._failure("make a file for tasks and answers", error) from error
 
     def _failure(self, what: str, error: OSError) -> WbcError:
         return WbcError(
@@ -47,7 +48,7 @@ class Shelf:
         )
 
     def lay(self, content: bytes) -> Laid:
-        """Put an answer away.
+        """Put something away.
 
         Raises:
             WbcError: the disk is full or cannot be written.
@@ -60,12 +61,12 @@ class Shelf:
             self._file.write(content)
             self._file.flush()
         except OSError as error:
-            raise self._failure(f"put {len(content):,} bytes of a clinic's answer away", error) from error
+            raise self._failure(f"put {len(content):,} bytes away", error) from error
         self._end += laid.length
         return laid
 
     def take(self, laid: Laid) -> bytes:
-        """An answer that was put away."""
+        """What was put away there."""
         if laid.content is not None:
             return laid.content
         self._file.seek(laid.start)

@@ -1,4 +1,7 @@
-"""Clinics' answers in the order in which they were asked, whatever the order in which they come."""
+"""Clinics' answers in the order in which they were asked, whatever the order in which they come.
+
+Each lies on the shelf until it is read, so that nothing else holds its bytes when it is unpacked.
+"""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -21,7 +24,7 @@ class Answer:
 
 
 class Turns:
-    """Hands answers on in the order of their nodes; those before their turn lie on the shelf."""
+    """Hands answers on in the order of their nodes."""
 
     def __init__(self, nodes: Iterable[int], shelf: Shelf) -> None:
         self._nodes = deque(nodes)
@@ -37,11 +40,7 @@ class Turns:
 
     def _put(self, answer: Answer) -> None:
         node, content = answer.question.metadata.dst_node_id, answer.content
-        if isinstance(content, Error):
-            self._early[node] = (answer.question, content)
-        else:
-            laid = Laid(content) if node == self._nodes[0] else self._shelf.lay(content)
-            self._early[node] = (answer.question, laid)
+        self._early[node] = (answer.question, content if isinstance(content, Error) else self._shelf.lay(content))
 
     def _reply(self, question: Message, content: Laid | Error) -> Message:
         """With its records taken out of the parcel; an error of the clinic's where these are no records."""
