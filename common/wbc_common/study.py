@@ -7,7 +7,6 @@ compares it with each message.
 
 import hashlib
 import json
-import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -17,8 +16,9 @@ from pydantic import Field, model_validator
 from wbc_common.cells import REGISTRIES, Registry, registry
 from wbc_common.errors import SettingError
 from wbc_common.settings.loss import LossSettings
+from wbc_common.settings.participation import ParticipationSettings
 from wbc_common.settings.personal import PersonalSettings
-from wbc_common.settings.privacy import PrivacySettings
+from wbc_common.settings.privacy import PrivacySettings, with_private_training
 from wbc_common.settings.reading import Settings, read_toml, validated
 from wbc_common.settings.rules import contradictions
 from wbc_common.settings.server import AggregationSettings, EvaluationSettings
@@ -139,24 +139,6 @@ class TrainingSettings(Settings):
     precision: PrecisionSetting = "auto"
 
 
-class ParticipationSettings(Settings):
-    """Between hospitals: how long the coordinator waits, and with how few clinics it goes on; nothing waits for ever.
-
-    Attributes:
-        join_minutes: how long a start waits for the clinics that the plan names.
-        round_minutes: how long an exchange waits for its answers; a message that is older is not worked on.
-        quorum: share of the training clinics whose updates a round needs; with fewer the study stops, to be resumed.
-    """
-
-    join_minutes: float = Field(60.0, gt=0, le=10_080)
-    round_minutes: float = Field(360.0, gt=0, le=10_080)
-    quorum: float = Field(0.5, gt=0, le=1)
-
-    def clinics_needed(self, training: int) -> int:
-        """Updates that a round of `training` clinics needs; at least one."""
-        return max(1, math.ceil(self.quorum * training - 1e-9))
-
-
 class StudyConfig(Settings):
     """A federated study, whole."""
 
@@ -175,6 +157,11 @@ class StudyConfig(Settings):
     transport: TransportSettings = TransportSettings()
     privacy: PrivacySettings = PrivacySettings()
     personal: PersonalSettings = PersonalSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _trained_as_privacy_needs(cls, values: Any) -> Any:
+        return with_private_training(values) if isinstance(values, dict) else values
 
     @model_validator(mode="after")
     def _nothing_contradicts(self) -> Self:

@@ -222,3 +222,14 @@ def test_the_last_rounds_train_the_head_alone_and_do_not_align() -> None:
     plan = study(rounds=6, training={"head_only_rounds": 2}, loss={**ALIGNED, "alignment_warmup": 0.0})
     assert [plan.trains_head_only(number) for number in range(1, 7)] == [False] * 4 + [True] * 2
     assert [plan.aligns(number) for number in range(1, 7)] == [True] * 4 + [False] * 2
+
+
+def test_a_plan_with_dp_sgd_has_batches_and_a_rate_of_its_own_where_it_names_none(tmp_path: Path) -> None:
+    private = study(privacy={"mode": "dp-sgd"})
+    assert (private.training.batch_size, private.training.learning_rate) == (256, 3e-4)
+    assert private.training.local_epochs == study().training.local_epochs
+    stated = study(privacy={"mode": "dp-sgd"}, training={"batch_size": 32, "local_epochs": 1})
+    assert (stated.training.batch_size, stated.training.learning_rate, stated.training.local_epochs) == (32, 3e-4, 1)
+    write_study(stated, tmp_path / "study.toml")
+    assert read_study(tmp_path / "study.toml") == stated
+    assert study().training.batch_size == study(privacy={"epsilon": 3.0}).training.batch_size == 32
