@@ -70,6 +70,14 @@ def test_a_file_for_other_classes_or_sizes_is_refused(tmp_path: Path, expected: 
         read_packed(tmp_path / "cells.safetensors", expected)
 
 
+def test_cells_cut_to_a_field_are_refused_by_a_plan_without_one(tmp_path: Path) -> None:
+    write_packed(
+        _cells(), tmp_path / "cells.safetensors", packed_metadata(REGISTRIES["wbc5"], _images(16, field_um=20))
+    )
+    with pytest.raises(DataError, match="field_um 20; expected None"):
+        read_packed(tmp_path / "cells.safetensors", FIVE)
+
+
 def test_metadata_that_lies_about_the_size_is_found_out(tmp_path: Path) -> None:
     claimed = packed_metadata(REGISTRIES["wbc5"], _images(32))
     write_packed(_cells(), tmp_path / "cells.safetensors", claimed)

@@ -10,27 +10,29 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from wbc_client.dataset.cell_set import SPLITS, CellSet
+from wbc_common.arrays_file import arrays_as_file
 from wbc_common.cells import Registry
 from wbc_common.errors import DataError
+from wbc_common.files import write_atomically
 from wbc_common.study import ImageSettings
 
 _NUM_AXES = {"images": 4, "allowed": 2, "groups": 1, "split": 1}
 _DTYPES = {"images": torch.uint8, "allowed": torch.bool, "groups": torch.int64, "split": torch.int64}
 _OPTIONAL = {"domain": torch.int64}
+_FIELD = "field_um"
 _REMEDY = "pack the cells again for this study, or correct data.path"
 
 
 def packed_metadata(registry: Registry, images: ImageSettings) -> dict[str, str]:
     """What a packed file must say for a study: classes, size of the images, and their field in µm where it is told."""
     told = {"registry": registry.name, "registry_digest": registry.digest, "size_px": str(images.source_px)}
-    return told if images.field_um is None else {**told, "field_um": f"{images.field_um:g}"}
+    return told if images.field_um is None else {**told, _FIELD: f"{images.field_um:g}"}
 
 
 def write_packed(cells: CellSet, path: Path, metadata: Mapping[str, str], *, mode: int = 0o644) -> None:
-    """Write the cells; a reader never sees half a file.
+    """Write the cells; a reader never sees half a file, and equal cells give equal bytes.
 
     Args:
         cells: with images before white balance.
@@ -38,14 +40,9 @@ def write_packed(cells: CellSet, path: Path, metadata: Mapping[str, str], *, mod
         metadata: at least `packed_metadata`.
         mode: of the file, from its first byte on.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
     tensors = {name: getattr(cells, name) for name in (*_DTYPES, *_OPTIONAL)}
-    present = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
-    unfinished.unlink(missing_ok=True)
-    unfinished.touch(mode)
-    save_file(present, unfinished, dict(metadata))
-    unfinished.replace(path)
+    present = {name: tensor.numpy() for name, tensor in tensors.items() if tensor is not None}
+    write_atomically(path, *arrays_as_file(present, metadata), mode=mode)
 
 
 def read_packed(path: Path, expected: Mapping[str, str] | None = None) -> CellSet:
@@ -74,7 +71,8 @@ def read_packed(path: Path, expected: Mapping[str, str] | None = None) -> CellSe
 
 
 def _check_metadata(path: Path, found: Mapping[str, str], expected: Mapping[str, str]) -> None:
-    for key, value in expected.items():
+    told = {_FIELD: None, **expected} if expected else {}  # cells cut to a field are none of a plan without one
+    for key, value in told.items():
         if found.get(key) != value:
             raise DataError(f"packed file {path} has {key} {found.get(key)}; expected {value}", remedy=_REMEDY)
 
