@@ -2,11 +2,13 @@
 
 Victims are drawn among the coordinator's ServerApp, SuperLink, SuperExec and gateway, and each clinic's trainer,
 starter and SuperExec, or among those that --only names. Flower lets a SuperNode in again only when its lease has ended,
-after a minute, so these are killed where named alone. At the end the model is compared with that of the same plan run
-in one process without a kill.
+after a minute, so these are killed where named alone. With --moments a clinic's process is killed when its SuperNode's
+log says that one of these has come, taken in turn: a task is there and its pieces are not, it is being worked on, its
+answer is being sent. At the end the model is compared with that of the same plan run in one process without a kill.
 """
 
 import argparse
+import itertools
 import os
 import random
 import sys
@@ -22,6 +24,9 @@ from federations import CLINICS, Running, kill, running, same_bits, same_study_i
 COORDINATOR = ("flwr-serverapp", "link.superlink", "flower-superexec", "link.gateway")
 CLINIC = ("node.trainer", "node.starter", "flower-superexec")
 SUPERNODE = "flower-supernode"
+# What a SuperNode's log says then. A task that is there is fetched within milliseconds, so its line is waited for.
+MOMENTS = {"receiving": "Receiving: ", "working": "Received successfully", "sending": "Sending: "}
+_MOMENT_SECONDS = 120.0
 
 
 def main() -> None:
@@ -33,6 +38,7 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--side", choices=("both", "coordinator", "clinics"), default="both")
     options.add_argument("--only", nargs="+", choices=sorted({*COORDINATOR, *CLINIC, SUPERNODE}))
+    options.add_argument("--moments", nargs="+", choices=MOMENTS, help="of clinics' processes; else at random")
     given = options.parse_args()
     wanted = given.only or [*COORDINATOR, *CLINIC]
     victims = [("coordinator", what) for what in COORDINATOR if what in wanted]
@@ -60,14 +66,29 @@ def kill_at_random(found: Running, victims: list[tuple[str, str]], given: argpar
     for clinic in found.federation.clinics:
         found.start_clinic(clinic)
     wait_for((found.federation.coordinator / "run" / "events.log").exists, 300, found)
-    killed = 0
+    killed, moments = 0, itertools.cycle(given.moments or [""])
     while killed < given.kills and not found.federation.report.exists():
         side, what = draw.choice(victims)
+        moment = next(moments) if side != "coordinator" else ""
+        if moment:
+            await_moment(found, side, moment)
         if kill(found.processes[side], what):
             killed += 1
-            print(f"{killed}: {what} of {side} after round {found.rounds_done()}", flush=True)
+            print(f"{killed}: {what} of {side} {moment} after round {found.rounds_done()}", flush=True)
         time.sleep(draw.uniform(0, 2 * given.pause))
     return killed
+
+
+def await_moment(found: Running, clinic: str, moment: str) -> None:
+    """Wait until the log of a clinic's SuperNode says that it has come, or until the study is finished."""
+    log = found.federation.clinics[clinic] / "state" / "node" / "supernode.log"
+    end = time.monotonic() + _MOMENT_SECONDS
+    with log.open() as lines:
+        lines.seek(0, os.SEEK_END)
+        while time.monotonic() < end and not found.federation.report.exists():
+            if MOMENTS[moment] in lines.read():
+                return
+            time.sleep(0.001)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Error, Message, RecordDict
-from flwr.common.constant import ErrorCode
+from flwr.app import ConfigRecord, Error, Message, Metadata, RecordDict
+from flwr.app.message import make_message
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.server.superlink.linkstate import LinkStateFactory
 from flwr.serverapp import Grid
+from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
+from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.superlink.federation import NoOpFederationManager
 
 from wbc_common.errors import ClinicAbsent, ConnectionFailure
 from wbc_common.study import StudyConfig, parse_study
@@ -29,13 +34,21 @@ Answer = Callable[[Message], Message | None]
 
 
 class ScriptedGrid(Grid):
-    """Flower's Grid as the network makes it: each node answers a parcel as its script says, or not at all."""
+    """Flower's Grid and the nodes behind it: each answers a parcel as its script says, which says None while it works.
 
-    def __init__(self, answers: dict[int, Answer], there: Iterable[int] = NODES) -> None:
+    A node that has answered asks for the next task, as does one in `empty_handed`, which lost what it was given: the
+    gateway then notes that it is idle.
+    """
+
+    def __init__(self, deployment: Deployment, answers: dict[int, Answer], there: Iterable[int] = NODES) -> None:
         InProcessGrid(lambda message, context: message, {})  # type: ignore[arg-type]  # gives messages a sender
+        self.deployment = deployment
         self.answers = answers
         self.there = set(there)
+        self.empty_handed: set[int] = set()
         self.sent: list[Message] = []
+        self.pulled: list[list[str]] = []
+        self._replies: dict[str, Message] = {}
 
     def set_run(self, run: object) -> None: ...
 
@@ -47,7 +60,20 @@ class ScriptedGrid(Grid):
         raise NotImplementedError
 
     def get_node_ids(self) -> list[int]:
+        self.work()
         return sorted(self.there)
+
+    def work(self) -> None:
+        for message in self.sent:
+            node, name = message.metadata.dst_node_id, message.metadata.message_id
+            if name not in self._replies and (reply := self.answers[node](message)):
+                self._replies[name] = reply
+                self.asks_for_a_task(node)
+        for node in self.empty_handed:
+            self.asks_for_a_task(node)
+
+    def asks_for_a_task(self, node: int) -> None:
+        self.deployment.idle(NODES[node]).set(self.deployment.tasks.last())
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         first = len(self.sent)
@@ -57,8 +83,9 @@ class ScriptedGrid(Grid):
         return [str(number) for number in range(first, len(self.sent))]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        asked = [self.sent[int(message_id)] for message_id in message_ids]
-        return [reply for message in asked if (reply := self.answers[message.metadata.dst_node_id](message))]
+        wanted = list(message_ids)
+        self.pulled.append(wanted)
+        return [self._replies[name] for name in wanted if name in self._replies]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         raise NotImplementedError
@@ -75,7 +102,7 @@ def silent(message: Message) -> None:
 def attending(folder: Path, answers: dict[int, Answer], **options: object) -> tuple[AttendingGrid, ScriptedGrid]:
     deployment = Deployment(folder)
     deployment.write(NODES)
-    grid = ScriptedGrid(answers, **options)  # type: ignore[arg-type]
+    grid = ScriptedGrid(deployment, answers, **options)  # type: ignore[arg-type]
     return AttendingGrid(grid, deployment), grid
 
 
@@ -87,7 +114,9 @@ def exchange(grid: AttendingGrid, nodes: Iterable[int], timeout: float = 0.3) ->
 
 def test_records_travel_as_one_parcel_and_come_back_as_records(tmp_path: Path) -> None:
     grid, flower = attending(tmp_path, {1: echo, 2: echo})
-    replies = exchange(grid, [1, 2])
+    began = time.monotonic()
+    replies = exchange(grid, [1, 2], timeout=60.0)
+    assert time.monotonic() - began < 3  # nobody is waited for when all have answered
     assert list(replies) == [1, 2]
     assert "task" in replies[1].content
     assert [list(message.content) for message in flower.sent] == [["parcel"], ["parcel"]]
@@ -117,19 +146,13 @@ def test_answers_wait_on_disk_for_their_turn(tmp_path: Path, monkeypatch: pytest
     assert [path.name for path in tmp_path.iterdir() if path.is_file() and "bell" not in path.name] == ["nodes.json"]
 
 
-def test_one_answer_is_taken_from_flower_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-    pull = ScriptedGrid.pull_messages
-
-    def counting(self: ScriptedGrid, message_ids: Iterable[str]) -> list[Message]:
-        wanted = list(message_ids)
-        asked.append(len(wanted))
-        return pull(self, wanted)
-
-    monkeypatch.setattr(ScriptedGrid, "pull_messages", counting)
-    grid, _ = attending(tmp_path, {1: echo, 2: echo, 3: echo})
+def test_one_answer_is_taken_from_flower_at_a_time_and_of_those_alone_that_have_sent_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attendance, "_LOOK_SECONDS", 0.05)
+    grid, flower = attending(tmp_path, {1: echo, 2: silent, 3: echo})
     assert list(exchange(grid, [1, 2, 3])) == [1, 2, 3]
-    assert asked == [1, 1, 1]
+    assert flower.pulled == [["0"], ["2"]]  # in the middle of an answer Flower would wait for the rest of it
 
 
 def test_who_does_not_answer_in_time_is_late_in_its_own_name(tmp_path: Path) -> None:
@@ -159,6 +182,100 @@ def test_a_lost_task_is_asked_again_once_the_clinic_is_back(tmp_path: Path, monk
     replies = exchange(grid, [1, 2], timeout=10.0)
     assert len(asked) == 2
     assert all(reply.has_content() for reply in replies.values())
+
+
+def test_a_task_of_which_flower_says_nothing_more_is_asked_again_when_its_node_asks_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A SuperNode that died and was back before Flower was asked of it; or a gateway that died with the task."""
+    monkeypatch.setattr(attendance, "_LOOK_SECONDS", 0.05)
+    grid, flower = attending(tmp_path, {1: lambda message: echo(message) if flower.sent[2:] else None, 2: echo})
+    flower.empty_handed = {1}
+    replies = exchange(grid, [1, 2], timeout=10.0)
+    assert [message.metadata.dst_node_id for message in flower.sent] == [1, 2, 1]
+    assert all(reply.has_content() for reply in replies.values())
+
+
+def test_contract_flower_says_nothing_of_a_task_whose_node_was_away_and_is_back() -> None:
+    """Why the server needs another sign: Flower tells of a node that is gone only whoever asks before it is back."""
+    state = LinkStateFactory(":memory:", NoOpFederationManager(), ObjectStoreFactory()).state()
+    node = state.create_node("", "", b"key", 0)
+    run = state.create_run(None, None, None, {}, NOOP_FEDERATION_ID, None, "", TaskType.SERVER_APP)
+    assert state.activate_node(node, heartbeat_interval=0.05)
+    task = state.store_message_ins(_instruction(run, node))
+    assert [message.metadata.message_id for message in state.get_message_ins(node, limit=1)] == [task]
+    assert not state.activate_node(node, heartbeat_interval=30)  # a second process is refused while the lease lasts
+    time.sleep(0.15)
+    assert state.activate_node(node, heartbeat_interval=30)
+    assert state.get_message_ins(node, limit=1) == []
+    assert state.get_message_res({task}, run) == []
+
+
+def _instruction(run: int, node: int) -> Message:
+    sent = Metadata(
+        run_id=run,
+        message_id="task",
+        src_node_id=SUPERLINK_NODE_ID,
+        dst_node_id=node,
+        reply_to_message_id="",
+        group_id="",
+        created_at=time.time(),
+        ttl=60.0,
+        message_type="train",
+    )
+    return make_message(sent, RecordDict())
+
+
+def test_a_node_that_asked_for_a_task_before_this_one_was_there_has_not_lost_it(tmp_path: Path) -> None:
+    grid, flower = attending(tmp_path, {1: silent})
+    flower.deployment.tasks.ring()
+    flower.asks_for_a_task(1)
+    assert exchange(grid, [1])[1].error.code == LATE_CODE
+    assert len(flower.sent) == 1
+
+
+@pytest.mark.parametrize("answered", [{"0"}, {"0", "1"}])
+def test_an_answer_to_any_asking_counts_and_one_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answered: set[str]
+) -> None:
+    monkeypatch.setattr(attendance, "_LOOK_SECONDS", 0.05)
+
+    def slow(message: Message) -> Message | None:
+        """Still works when it is taken to have lost its task."""
+        name = message.metadata.message_id
+        if len(flower.sent) == 1 or name not in answered:
+            return None
+        flower.empty_handed.clear()
+        return Message(make_parcel(pack(RecordDict({"to": ConfigRecord({"message": name})}))), reply_to=message)
+
+    grid, flower = attending(tmp_path, {1: slow})
+    flower.empty_handed = {1}
+    messages = [Message(encode_task(Task("describe", "hash")), 1, "query.describe")]
+    replies = list(grid.send_and_receive(messages, timeout=5.0))
+    assert len(flower.sent) == 2
+    assert [reply.content["to"]["message"] for reply in replies] == ["0"]
+
+
+def test_a_node_that_loses_its_task_again_and_again_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attendance, "_LOOK_SECONDS", 0.01)
+    grid, flower = attending(tmp_path, {1: silent, 2: echo})
+    flower.empty_handed = {1}
+    replies = exchange(grid, [1, 2], timeout=30.0)
+    assert (replies[1].error.code, replies[1].error.reason) == (AWAY_CODE, "it lost its task 20 times")
+    assert replies[2].has_content()
+    assert len(flower.sent) == 21
+
+
+def test_what_a_node_sends_unasked_is_nobodys_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower hands a message that a node sends to the coordinator over with the next pull, of whatever node."""
+    pull = ScriptedGrid.pull_messages
+
+    def with_another(self: ScriptedGrid, message_ids: Iterable[str]) -> list[Message]:
+        return [Message(make_parcel(pack(RecordDict())), 1, "train"), *pull(self, message_ids)]
+
+    monkeypatch.setattr(ScriptedGrid, "pull_messages", with_another)
+    grid, _ = attending(tmp_path, {1: echo})
+    assert "task" in exchange(grid, [1])[1].content
 
 
 def test_who_stays_away_is_named_at_the_end_of_the_time(tmp_path: Path) -> None:
@@ -203,8 +320,8 @@ def test_a_parcel_gives_back_the_same_records() -> None:
     assert again == records
 
 
-def test_a_start_waits_for_the_wanted_clinics_and_goes_on_with_those_that_came() -> None:
-    grid = ScriptedGrid({}, there=[1, 2, 99])
+def test_a_start_waits_for_the_wanted_clinics_and_goes_on_with_those_that_came(tmp_path: Path) -> None:
+    grid = ScriptedGrid(Deployment(tmp_path), {}, there=[1, 2, 99])
     assert await_clinics(grid, lambda: NODES, ["east", "north"], 5.0) == {1: "east", 2: "north"}
     assert await_clinics(grid, lambda: NODES, ["east", "west"], 0.1) == {1: "east"}
     with pytest.raises(ConnectionFailure, match="no clinic came"):
@@ -221,7 +338,10 @@ def test_a_key_that_is_replaced_while_a_start_waits_is_seen(tmp_path: Path) -> N
             return [1, 3]
 
     began = time.monotonic()
-    assert await_clinics(Replacing({}), deployment.clinics, ["east", "north"], 20.0) == {1: "east", 3: "north"}
+    assert await_clinics(Replacing(deployment, {}), deployment.clinics, ["east", "north"], 20.0) == {
+        1: "east",
+        3: "north",
+    }
     assert time.monotonic() - began < 10
 
 

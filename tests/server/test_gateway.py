@@ -3,26 +3,33 @@
 A real SuperLink and a real gateway run; requests are made as anyone on the network could make them.
 """
 
+import asyncio
 import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, ActivateNodeResponse, DeactivateNodeRequest, PullMessagesRequest
+from flwr.proto.node_pb2 import Node as FlowerNode
+from google.protobuf.message import Message as ProtobufMessage
 
 from federations import wait_for
 from wbc_common.keys import make_key, public_pem, read_private_key, sign, signed_headers
 from wbc_common.link import HEALTH_PATH, HELLO_PATH, KEY_HEADER, SIGNATURE_HEADER, TIME_HEADER
 from wbc_common.processes import Command, KeptProcess, end_group, flower_environment, spawn
 from wbc_common.study import parse_study, write_study
+from wbc_server.exchange.deployment import Deployment
 from wbc_server.link.certificates import make_server_certificate, read_issued
 from wbc_server.link.coordinator import Coordinator
 from wbc_server.link.folder import StudyFolder
+from wbc_server.link.gateway import Gateway
 from wbc_server.link.register import changing, read_register, write_register
 from wbc_server.link.setup import make_folder
 from wbc_server.link.starting import free_port, prepare
@@ -209,6 +216,94 @@ def test_a_running_supernode_is_out_as_soon_as_its_key_is_revoked(door: Door, tm
         assert "online" not in _statuses(door)
     finally:
         node.end()
+
+
+def _fleet_call(door: Door, clinic: str, call: str, message: ProtobufMessage, timeout: float = 10.0) -> httpx.Response:
+    headers = door.headers(clinic) | {"content-type": "application/protobuf", "accept": "application/protobuf"}
+    with door.client(timeout=timeout) as client:
+        return client.post(f"/v1/fleet/{call}", headers=headers, content=message.SerializeToString())
+
+
+def test_only_a_clinic_itself_can_have_it_noted_that_it_is_idle(door: Door) -> None:
+    deployment = Deployment(door.folder.link)
+    rung = deployment.tasks.ring()
+    public = public_pem(read_private_key(door.keys / "munich").public_key())
+    activated = _fleet_call(
+        door, "munich", "activate-node", ActivateNodeRequest(public_key=public, heartbeat_interval=30)
+    )
+    node = ActivateNodeResponse.FromString(activated.content).node_id
+    asks = PullMessagesRequest(node=FlowerNode(node_id=node))
+    assert _fleet_call(door, "vienna", "pull-messages", asks).status_code == 401
+    assert deployment.idle("munich").last() == deployment.idle("vienna").last() == 0
+    with pytest.raises(httpx.ReadTimeout):  # it is kept waiting
+        _fleet_call(door, "munich", "pull-messages", asks, timeout=2.0)
+    assert deployment.idle("munich").last() == rung
+    assert deployment.idle("vienna").last() == 0
+    _fleet_call(door, "munich", "deactivate-node", DeactivateNodeRequest(node_id=node))
+
+
+@dataclass
+class Asking:
+    """A node's request for a task, at a gateway whose SuperLink answers as it is told."""
+
+    folder: Path
+    answers: list[Callable[[], bytes]]
+    is_gone: bool = False
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def url(self) -> httpx.URL:
+        return httpx.URL("https://link/v1/fleet/pull-messages")
+
+    @property
+    def deployment(self) -> Deployment:
+        return Deployment(self.folder)
+
+    async def is_disconnected(self) -> bool:
+        return self.is_gone
+
+    def ask(self) -> bytes:
+        """What the node is answered in the end."""
+        transport = httpx.MockTransport(lambda request: httpx.Response(200, content=self.answers.pop(0)()))
+        gateway = Gateway(
+            folder=StudyFolder(self.folder),
+            doorkeeper=SimpleNamespace(check_enrolled=lambda headers: None),  # type: ignore[arg-type]
+            link=httpx.AsyncClient(transport=transport, base_url="https://link"),
+            deployment=self.deployment,
+            max_body_bytes=1,
+            bundle="b",
+            is_closing=lambda: False,
+        )
+        return bytes(asyncio.run(gateway._await_message("east", self, b"")).body)  # type: ignore[arg-type]
+
+
+def test_a_node_that_gets_a_task_is_not_idle(tmp_path: Path) -> None:
+    asking = Asking(tmp_path, [lambda: b"task"])
+    asking.deployment.tasks.ring()
+    assert asking.ask() == b"task"
+    assert asking.deployment.idle("east").last() == 0
+
+
+def test_a_node_is_idle_as_of_the_tasks_that_were_there_when_it_asked(tmp_path: Path) -> None:
+    """A task that comes while Flower says that there is none is not one of them."""
+    rung: list[int] = []
+
+    def none_yet() -> bytes:
+        rung.append(asking.deployment.tasks.ring())
+        return b""
+
+    asking = Asking(tmp_path, [none_yet, lambda: b"task"])
+    before = asking.deployment.tasks.ring()
+    assert asking.ask() == b"task"
+    assert asking.deployment.idle("east").last() == before < rung[0]
+
+
+def test_a_node_that_is_gone_when_the_answer_comes_is_not_idle(tmp_path: Path) -> None:
+    """It may have asked again in the meantime, and have a task."""
+    asking = Asking(tmp_path, [lambda: b""], is_gone=True)
+    asking.deployment.tasks.ring()
+    assert asking.ask() == b""
+    assert asking.deployment.idle("east").last() == 0
 
 
 def _statuses(door: Door) -> set[str]:

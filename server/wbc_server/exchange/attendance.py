@@ -1,18 +1,20 @@
 """Waiting for clinics between hospitals: who comes, who is late, who is away, and what is asked of them again.
 
-Flower delivers a message once. When a clinic's node dies with a task in its hands, the server is told that the node is
-unavailable, and no one repeats the task. Here it is asked again once its node is back, until the round's time is over:
-the answer follows from the message alone, so a clinic that was restarted gives the same update, to the bit. Replies are
-taken as they arrive, one at a time, and handed on in the order in which clinics were asked. Tasks that may have to be
-asked again, and answers until their turn, lie on disk (`wbc_server.exchange.shelf`), so that memory holds one update
-whatever the number of clinics.
+Flower delivers a message once. When a clinic's node dies with a task in its hands, no one repeats the task, and the
+server is told only if it asks while the node is away: of a node that is back before that, Flower says nothing for ever.
+So a second sign counts as well. A node takes one task at a time and asks for the next when it has sent its answer; one
+that asks although nothing waits for it (`Deployment.idle`) has answered what it was given, or lost it, whatever died on
+the way. A lost task is asked again once its node is there, until the round's time is over: the answer follows from the
+message alone, so it is the same, to the bit. Whichever answer comes first is taken, and no second one.
+
+Answers are taken one at a time, when they are whole, and handed on in the order in which clinics were asked. Tasks that
+may have to be asked again, and answers until their turn, lie on disk (`wbc_server.exchange.shelf`), so that memory
+holds one update whatever the number of clinics.
 """
 
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from flwr.app import Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
@@ -21,9 +23,10 @@ from flwr.supercore.run import Run
 
 from wbc_common.errors import ConnectionFailure, MessageError
 from wbc_common.wire import ERROR_CODE
-from wbc_common.wire.packing import make_parcel, open_parcel, pack
+from wbc_common.wire.packing import open_parcel
 from wbc_server.exchange.deployment import Deployment
-from wbc_server.exchange.shelf import Laid, Shelf
+from wbc_server.exchange.question import Question, messages_of, questions_of
+from wbc_server.exchange.shelf import Shelf
 from wbc_server.exchange.turns import Answer, Turns
 
 log = logging.getLogger(__name__)
@@ -41,30 +44,7 @@ _LOST_CODES = frozenset(
 _MOST_ASKS = 20  # of one clinic in one exchange
 _JOIN_POLL_SECONDS = 0.5
 _BELL_SECONDS = 0.02
-_LOOK_SECONDS = 5.0  # how often Flower is asked although no bell has rung
-_QUIET_NS = 80_000_000  # a reply comes in several pieces
-
-
-@dataclass(frozen=True)
-class _Question:
-    """A task: whom it is for, on a message without records, and where its parcel lies."""
-
-    envelope: Message
-    parcel: Laid
-
-    @property
-    def node(self) -> int:
-        return self.envelope.metadata.dst_node_id
-
-
-@dataclass
-class _Asked:
-    """Questions of one exchange: in the hands of Flower, and those to ask again once their node is back."""
-
-    shelf: Shelf
-    open: dict[str, _Question] = field(default_factory=dict)
-    lost: dict[int, _Question] = field(default_factory=dict)
-    asks: Counter[int] = field(default_factory=Counter)
+_LOOK_SECONDS = 5.0  # how often it is asked who is there
 
 
 class AttendingGrid(Grid):
@@ -72,7 +52,7 @@ class AttendingGrid(Grid):
 
     Args:
         grid: Flower's own, over the network.
-        deployment: the bells that are rung when tasks wait and when replies have come, and the clinics' names.
+        deployment: the bell that is rung when tasks wait, who is idle, and the clinics' names.
     """
 
     def __init__(self, grid: Grid, deployment: Deployment) -> None:
@@ -113,72 +93,80 @@ class AttendingGrid(Grid):
         """
         end = time.monotonic() + (timeout if timeout is not None else float("inf"))
         with Shelf(self._deployment.folder) as shelf:
-            asked, questions = _Asked(shelf), _questions(messages, shelf)
+            asked = questions_of(messages, self._deployment.clinics(), shelf)
+            questions = {question.node: question for question in asked}
             del messages  # the shelf holds the same
-            turns = Turns([question.node for question in questions], shelf)
-            self._push(asked, questions)
-            while (asked.open or asked.lost) and time.monotonic() < end:
-                heard = self._deployment.replies.last()
-                for message_id in list(asked.open):
-                    yield from turns.take(self._pull(asked, message_id))
-                if asked.lost:
-                    yield from turns.take(self._give_up(asked))
-                    self._ask_again(asked, remaining_seconds=end - time.monotonic())
-                if asked.open or asked.lost:
-                    self._listen(heard, seconds=min(_LOOK_SECONDS, end - time.monotonic()))
-            yield from turns.take(_absences(asked))
+            turns = Turns(questions, shelf)
+            self._push(questions.values(), shelf)
+            while questions and time.monotonic() < end:
+                there = set(self._grid.get_node_ids())
+                for question in list(questions.values()):
+                    answers = self._look_after(question, is_there=question.node in there)
+                    if answers:
+                        del questions[question.node]
+                    yield from turns.take(answers)
+                back = [question for question in questions.values() if question.is_lost and question.node in there]
+                self._ask_again(back, shelf, remaining_seconds=end - time.monotonic())
+                self._listen(questions.values(), seconds=min(_LOOK_SECONDS, end - time.monotonic()))
+            yield from turns.take([_absence(question) for question in questions.values()])
 
-    def _name(self, node: int) -> str:
-        return self._deployment.clinics().get(node, f"of node {node}")
+    def _push(self, questions: Collection[Question], shelf: Shelf) -> None:
+        message_ids = list(self._grid.push_messages(messages_of(questions, shelf)))
+        rung = self._deployment.tasks.ring()  # when Flower has them all
+        for message_id, question in zip(message_ids, questions, strict=True):
+            question.was_asked(message_id, rung)
 
-    def _listen(self, heard: int, seconds: float) -> None:
-        """Wait until the bell has rung since `heard` and is quiet again, or for so many seconds."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            time.sleep(_BELL_SECONDS)
-            rung = self._deployment.replies.last()
-            if rung != heard and time.time_ns() - rung > _QUIET_NS:
-                return
+    def _is_idle(self, question: Question) -> bool:
+        """Whether the clinic's node asked for a task, and there was none for it, since this one was there for it."""
+        return self._deployment.idle(question.clinic).last() >= question.rung
 
-    def _push(self, asked: _Asked, questions: list[_Question]) -> None:
-        parcels = {laid: make_parcel(asked.shelf.take(laid)) for laid in {question.parcel for question in questions}}
-        messages = [_carrying(parcels[question.parcel], question.envelope) for question in questions]
-        for message_id, question in zip(self._grid.push_messages(messages), questions, strict=True):
-            asked.asks[question.node] += 1
-            if message_id:
-                asked.open[message_id] = question
-            else:  # the node is not registered (any more)
-                asked.lost[question.node] = question
-        self._deployment.tasks.ring()
+    def _look_after(self, question: Question, *, is_there: bool) -> list[Answer]:
+        """The answer of a node that is done or gone; without one its task is lost, and asked again or given up.
 
-    def _pull(self, asked: _Asked, message_id: str) -> list[Answer]:
-        """The answer to a message, if it has come; a lost task is put aside, to be asked again."""
-        answers = []
-        for reply in self._grid.pull_messages([message_id]):
-            question = asked.open.pop(reply.metadata.reply_to_message_id, None)
-            if question is None:
-                continue
-            node = question.node
-            if reply.has_error() and reply.error.code in _LOST_CODES and asked.asks[node] < _MOST_ASKS:
-                log.warning("clinic %s lost its task and is asked again once it is back", self._name(node))
-                asked.lost[node] = question
-            else:
-                answers.append(_answer(reply, question.envelope))
-        return answers
+        A node that is at work is left alone, also while it sends its answer: in the middle Flower would wait for it.
+        """
+        is_idle = self._is_idle(question)  # seen before Flower is asked: what such a node has sent is there
+        if not question.is_lost and (is_idle or not is_there):
+            answers = self._pull(question)
+            if answers:
+                return answers
+            question.is_lost = is_idle or not question.message_ids
+            if question.is_lost:
+                log.warning("clinic %s lost its task and is asked again once it is back", question.clinic)
+        return self._give_up(question) if question.is_lost else []
 
-    def _give_up(self, asked: _Asked) -> list[Answer]:
-        """Errors in the name of clinics whose key was revoked: nobody waits for them."""
-        enrolled = self._deployment.clinics()
-        gone = [asked.lost.pop(node) for node in list(asked.lost) if node not in enrolled]
-        return [Answer(question.envelope, Error(AWAY_CODE, "its key was revoked")) for question in gone]
+    def _pull(self, question: Question) -> list[Answer]:
+        """The answer to any of the times that a question was asked; those that Flower says are lost are forgotten."""
+        for message_id in list(question.message_ids):
+            for reply in self._grid.pull_messages([message_id]):
+                if reply.metadata.reply_to_message_id != message_id:
+                    continue  # a node may send what nobody asked for, which Flower hands over with any pull
+                if not reply.has_error() or reply.error.code not in _LOST_CODES:
+                    return [_answer(reply, question.envelope)]
+                question.message_ids.remove(message_id)
+        return []
 
-    def _ask_again(self, asked: _Asked, remaining_seconds: float) -> None:
-        there = set(self._grid.get_node_ids())
-        back = [asked.lost.pop(node) for node in list(asked.lost) if node in there]
+    def _give_up(self, question: Question) -> list[Answer]:
+        """An error in the name of a clinic whose key was revoked, or which loses its task again and again."""
+        if question.node not in self._deployment.clinics():
+            return [Answer(question.envelope, Error(AWAY_CODE, "its key was revoked"))]
+        if question.asks >= _MOST_ASKS:
+            return [Answer(question.envelope, Error(AWAY_CODE, f"it lost its task {question.asks} times"))]
+        return []
+
+    def _ask_again(self, back: list[Question], shelf: Shelf, remaining_seconds: float) -> None:
+        for question in back:
+            log.info("clinic %s is back and is asked again", question.clinic)
+            question.shorten(remaining_seconds)
         if back:
-            for question in back:
-                log.info("clinic %s is back and is asked again", self._name(question.node))
-            self._push(asked, [_again(question, remaining_seconds) for question in back])
+            self._push(back, shelf)
+
+    def _listen(self, questions: Collection[Question], seconds: float) -> None:
+        """Wait until a node that is awaited is idle, or for so many seconds; not at all when all have answered."""
+        end = time.monotonic() + (seconds if questions else 0)
+        awaited = [question for question in questions if not question.is_lost]
+        while time.monotonic() < end and not any(map(self._is_idle, awaited)):
+            time.sleep(_BELL_SECONDS)
 
 
 def await_clinics(
@@ -207,17 +195,6 @@ def await_clinics(
     return {node: nodes[node] for node in there}
 
 
-def _questions(messages: Iterable[Message], shelf: Shelf) -> list[_Question]:
-    """Messages with their records on the shelf; records that messages share are packed once."""
-    all_messages = list(messages)  # keeps the records alive, so that an id stays theirs
-    parcels: dict[int, Laid] = {}
-    for message in all_messages:
-        if id(message.content) not in parcels:
-            parcels[id(message.content)] = shelf.lay(pack(message.content))
-    nothing = RecordDict()
-    return [_Question(_carrying(nothing, message), parcels[id(message.content)]) for message in all_messages]
-
-
 def _answer(reply: Message, question: Message) -> Answer:
     if reply.has_error():  # Flower's own errors name the coordinator as their source
         return Answer(question, Error(reply.error.code, reply.error.reason))
@@ -227,22 +204,7 @@ def _answer(reply: Message, question: Message) -> Answer:
         return Answer(question, Error(ERROR_CODE, error.problem))
 
 
-def _carrying(records: RecordDict, message: Message, ttl: float | None = None) -> Message:
-    """A message like this one with other records."""
-    metadata = message.metadata
-    ttl = metadata.ttl if ttl is None else ttl
-    return Message(records, metadata.dst_node_id, metadata.message_type, group_id=metadata.group_id, ttl=ttl)
-
-
-def _again(question: _Question, remaining_seconds: float) -> _Question:
-    ttl = min(question.envelope.metadata.ttl, remaining_seconds)
-    return replace(question, envelope=_carrying(question.envelope.content, question.envelope, ttl))
-
-
-def _absences(asked: _Asked) -> list[Answer]:
+def _absence(question: Question) -> Answer:
     late = Error(LATE_CODE, "no answer within the time of the round")
     away = Error(AWAY_CODE, "not connected until the end of the round")
-    return [
-        *(Answer(question.envelope, late) for question in asked.open.values()),
-        *(Answer(question.envelope, away) for question in asked.lost.values()),
-    ]
+    return Answer(question.envelope, away if question.is_lost else late)

@@ -42,10 +42,12 @@ class Deployment:
         """Rung by the ServerApp when tasks wait for clinics."""
         return Bell(self.folder / "tasks.bell")
 
-    @property
-    def replies(self) -> Bell:
-        """Rung by the gateway when something of a clinic has come."""
-        return Bell(self.folder / "replies.bell")
+    def idle(self, clinic: str) -> Bell:
+        """Set by the gateway when a clinic's node asks for a task and none waits, to the ring it had heard before.
+
+        A node asks when it has sent its answer, or has begun anew: it has none of the tasks rung until then in hand.
+        """
+        return Bell(self.folder / f"idle-{clinic}.bell")
 
     def clinics(self) -> dict[int, str]:
         """Node → the clinic whose key it has, as the register says now."""

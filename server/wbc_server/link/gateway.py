@@ -3,7 +3,8 @@
 Behind it the SuperLink listens on loopback. Control (submitting runs, registering keys) and Runtime (tokens of apps)
 answer to whoever reaches that port, so they are not forwarded at all: every other path is 404. A node that asks for
 messages is kept waiting here while there is none, instead of asking again every three seconds: the next task reaches
-it within a tenth of a second, with fewer requests.
+it within a tenth of a second, with fewer requests. That a clinic's node asks and nothing waits is noted for the
+ServerApp (`wbc_server.exchange.attendance`): what the node was given before is answered by now, or lost.
 """
 
 import argparse
@@ -25,12 +26,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from wbc_common.link import BANDWIDTH_PATH, FLEET_PREFIX, HEALTH_PATH, HELLO_PATH, KEY_HEADER, Welcome
+from wbc_common.link import BANDWIDTH_PATH, FLEET_PREFIX, HEALTH_PATH, HELLO_PATH, Welcome
 from wbc_server.exchange.deployment import Deployment
-from wbc_server.link.arrivals import Arrivals
 from wbc_server.link.connections import GuardedProtocol, allow_many_files
 from wbc_server.link.doorkeeper import Doorkeeper, Refused
 from wbc_server.link.folder import StudyFolder
+from wbc_server.link.register import Enrolment
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,6 @@ class Gateway:
     doorkeeper: Doorkeeper
     link: httpx.AsyncClient
     deployment: Deployment
-    arrivals: Arrivals
     max_body_bytes: int
     bundle: str
     is_closing: Callable[[], bool]
@@ -76,15 +76,12 @@ class Gateway:
         call = request.path_params["call"]
         if call not in FLEET_CALLS:
             return Response(status_code=404)
-        body = await self._admit(request)
+        enrolment, body = await self._admit(request)
         if call == "pull-messages":
-            return await self._await_message(request, body)
-        answer = await self._forward(request, body)
-        if self.arrivals.complete(request.headers[KEY_HEADER], call, body, answer):
-            self.deployment.replies.ring()
-        return answer
+            return await self._await_message(enrolment.clinic, request, body)
+        return await self._forward(request, body)
 
-    async def _await_message(self, request: Request, body: bytes) -> Response:
+    async def _await_message(self, clinic: str, request: Request, body: bytes) -> Response:
         """A message for a node, as soon as there is one; none after a while, or when this gateway ends."""
         deadline = time.monotonic() + _KEPT_WAITING_SECONDS
         while True:
@@ -92,6 +89,8 @@ class Gateway:
             answer = await self._forward(request, body)
             if answer.status_code != 200 or answer.body:
                 return answer
+            if not await request.is_disconnected():  # its node may have asked again since, and have a task
+                self.deployment.idle(clinic).set(heard)
             while self.deployment.tasks.last() == heard and time.monotonic() < asked_at + _ASK_AGAIN_SECONDS:
                 self.doorkeeper.check_enrolled(request.headers)
                 if time.monotonic() > deadline or self.is_closing() or await request.is_disconnected():
@@ -120,16 +119,16 @@ class Gateway:
         self.doorkeeper.admit(request.headers)
         return Response(bytes(_BANDWIDTH_BYTES), media_type="application/octet-stream")
 
-    async def _admit(self, request: Request) -> bytes:
-        """The body of a request that passes; strangers are refused before it is read."""
-        self.doorkeeper.admit(request.headers)
+    async def _admit(self, request: Request) -> tuple[Enrolment, bytes]:
+        """Whose request passes, and its body; strangers are refused before it is read."""
+        enrolment = self.doorkeeper.admit(request.headers)
         body = bytearray()
         async with asyncio.timeout(_BODY_SECONDS):
             async for piece in request.stream():
                 body += piece
                 if len(body) > self.max_body_bytes:
                     raise Refused(413, f"body of more than {self.max_body_bytes} bytes")
-        return bytes(body)
+        return enrolment, bytes(body)
 
     async def _forward(self, request: Request, body: bytes) -> Response:
         headers = {name: value for name, value in request.headers.items() if name not in _HOP_HEADERS}
@@ -171,7 +170,6 @@ def build_app(
         doorkeeper=Doorkeeper(folder.register_file, settings.requests_per_second),
         link=link,
         deployment=Deployment(folder.link),
-        arrivals=Arrivals(),
         max_body_bytes=int(settings.max_body_megabytes * 1e6),
         bundle=bundle,
         is_closing=is_closing,
