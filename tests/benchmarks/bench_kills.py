@@ -24,7 +24,7 @@ from federations import CLINICS, Running, kill, running, same_bits, same_study_i
 COORDINATOR = ("flwr-serverapp", "link.superlink", "flower-superexec", "link.gateway")
 CLINIC = ("node.trainer", "node.starter", "flower-superexec")
 SUPERNODE = "flower-supernode"
-# What a SuperNode's log says then. A task that is there is fetched within milliseconds, so its line is waited for.
+# The first words of a SuperNode's log at each moment.
 MOMENTS = {"receiving": "Receiving: ", "working": "Received successfully", "sending": "Sending: "}
 _MOMENT_SECONDS = 120.0
 
@@ -74,7 +74,8 @@ def kill_at_random(found: Running, victims: list[tuple[str, str]], given: argpar
             await_moment(found, side, moment)
         if kill(found.processes[side], what):
             killed += 1
-            print(f"{killed}: {what} of {side} {moment} after round {found.rounds_done()}", flush=True)
+            when = f", {moment}," if moment else ""
+            print(f"{killed}: {what} of {side}{when} after round {found.rounds_done()}", flush=True)
         time.sleep(draw.uniform(0, 2 * given.pause))
     return killed
 
@@ -83,6 +84,7 @@ def await_moment(found: Running, clinic: str, moment: str) -> None:
     """Wait until the log of a clinic's SuperNode says that it has come, or until the study is finished."""
     log = found.federation.clinics[clinic] / "state" / "node" / "supernode.log"
     end = time.monotonic() + _MOMENT_SECONDS
+    wait_for(log.exists, _MOMENT_SECONDS, found)
     with log.open() as lines:
         lines.seek(0, os.SEEK_END)
         while time.monotonic() < end and not found.federation.report.exists():
