@@ -9,6 +9,7 @@ answer is being sent. At the end the model is compared with that of the same pla
 
 import argparse
 import itertools
+import json
 import os
 import random
 import sys
@@ -51,12 +52,20 @@ def main() -> None:
             began = time.monotonic()
             killed = kill_at_random(found, victims, given)
             wait_for(found.federation.report.exists, 900, found)
-            print(f"{killed} processes killed, {given.rounds} rounds in {time.monotonic() - began:.0f} s")
+            seconds, load = time.monotonic() - began, os.getloadavg()[0]
+            print(f"{killed} processes killed, {given.rounds} rounds in {seconds:.0f} s; load {load:.1f}")
+            print(f"missing in a round: {', '.join(missing(found)) or 'nobody'}")
             federated = load_file(found.federation.coordinator / "run" / "model.safetensors")
         alone = load_file(same_study_in_process(found.federation, Path(place) / "alone"))
     same = same_bits(federated, alone)
     print(f"final model is {'the same to the bit' if same else 'NOT the same'} as without kills")
     raise SystemExit(not same)
+
+
+def missing(found: Running) -> list[str]:
+    """Clinics that a round went on without, by round."""
+    lines = (found.federation.coordinator / "run" / "rounds.jsonl").read_text().splitlines()
+    return [f"{absent['clinic']} ({absent['round']})" for line in lines for absent in json.loads(line)["missing"]]
 
 
 def kill_at_random(found: Running, victims: list[tuple[str, str]], given: argparse.Namespace) -> int:
