@@ -16,7 +16,16 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
-from flwr.proto.fleet_pb2 import ActivateNodeRequest, ActivateNodeResponse, DeactivateNodeRequest, PullMessagesRequest
+from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    ActivateNodeResponse,
+    DeactivateNodeRequest,
+    PullMessagesRequest,
+    PushMessagesRequest,
+)
+from flwr.proto.message_pb2 import Message as ProtobufTask
+from flwr.proto.message_pb2 import Metadata
 from flwr.proto.node_pb2 import Node as FlowerNode
 from google.protobuf.message import Message as ProtobufMessage
 
@@ -30,6 +39,7 @@ from wbc_server.link.certificates import make_server_certificate, read_issued
 from wbc_server.link.coordinator import Coordinator
 from wbc_server.link.folder import StudyFolder
 from wbc_server.link.gateway import Gateway
+from wbc_server.link.pushes import check_push
 from wbc_server.link.register import changing, read_register, write_register
 from wbc_server.link.setup import make_folder
 from wbc_server.link.starting import free_port, prepare
@@ -240,6 +250,36 @@ def test_only_a_clinic_itself_can_have_it_noted_that_it_is_idle(door: Door) -> N
     assert deployment.idle("munich").last() == rung
     assert deployment.idle("vienna").last() == 0
     _fleet_call(door, "munich", "deactivate-node", DeactivateNodeRequest(node_id=node))
+
+
+def _pushed(node: int, **metadata: object) -> PushMessagesRequest:
+    """A node's answer to a task, but for what is told."""
+    about = {"run_id": 1, "message_id": "m", "reply_to_message_id": "task", "message_type": "train", "ttl": 9.0}
+    about |= {"src_node_id": node, "dst_node_id": SUPERLINK_NODE_ID, "created_at": time.time()}
+    message = ProtobufTask(metadata=Metadata(**{**about, **metadata}))
+    return PushMessagesRequest(node=FlowerNode(node_id=node), messages_list=[message])
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"reply_to_message_id": "", "src_node_id": SUPERLINK_NODE_ID, "dst_node_id": 7},  # Flower would hand it to 7
+        {"reply_to_message_id": ""},
+        {"dst_node_id": 7},
+        {"src_node_id": 7},
+    ],
+    ids=["a task to another clinic", "no answer", "to another clinic", "in another's name"],
+)
+def test_a_clinic_can_push_nothing_but_its_own_answers(door: Door, metadata: dict[str, object]) -> None:
+    refused = _fleet_call(door, "munich", "push-messages", _pushed(5, **metadata))
+    assert (refused.status_code, "munich" in refused.text) == (403, True)
+
+
+def test_a_push_that_cannot_be_read_is_refused_and_an_answer_goes_on_to_the_superlink(door: Door) -> None:
+    assert door.status("/v1/fleet/push-messages", door.headers("munich"), b"\xff not protobuf") == 400
+    check_push(_pushed(5).SerializeToString(), "munich")
+    answered = _fleet_call(door, "munich", "push-messages", _pushed(5))
+    assert answered.status_code == 401  # of the SuperLink, as node 5 is not munich's
 
 
 @dataclass

@@ -31,6 +31,7 @@ from wbc_server.exchange.deployment import Deployment
 from wbc_server.link.connections import GuardedProtocol, allow_many_files
 from wbc_server.link.doorkeeper import Doorkeeper, Refused
 from wbc_server.link.folder import StudyFolder
+from wbc_server.link.pushes import check_push
 from wbc_server.link.register import Enrolment
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,8 @@ class Gateway:
         enrolment, body = await self._admit(request)
         if call == "pull-messages":
             return await self._await_message(enrolment.clinic, request, body)
+        if call == "push-messages":
+            check_push(body, enrolment.clinic)
         return await self._forward(request, body)
 
     async def _await_message(self, clinic: str, request: Request, body: bytes) -> Response:
