@@ -69,8 +69,7 @@ def _check_measuring(task: Task, study: StudyConfig, role: Role) -> None:
 @lru_cache(maxsize=8)
 def model_form(model: ModelSettings, num_classes: int) -> Form:
     """Names, shapes and types of the arrays of a plan's model."""
-    plain = model.model_copy(update={"weights": "none"})
-    arrays = model_arrays(build_model(plain, num_classes, seed=0))
+    arrays = model_arrays(build_model(model, num_classes, seed=0))
     return {name: (value.shape, value.dtype) for name, value in arrays.items()}
 
 

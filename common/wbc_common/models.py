@@ -108,19 +108,10 @@ _BACKBONES = {"cnn-small": _small_backbone, "resnet18": _resnet18_backbone}
 
 
 def build_model(settings: ModelSettings, num_classes: int, seed: int) -> Network:
-    """A network with seeded random weights, then the weights that the settings name, if any.
-
-    Raises:
-        SettingError, DataError: the named weights do not exist, cannot be read or do not fit.
-    """
+    """A network of the settings' backbone with seeded random weights; `wbc_common.weights` loads those that they name."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _architecture(settings, num_classes)
-    if settings.weights != "none":
-        from wbc_common.weights import load_initial_weights
-
-        load_initial_weights(model, settings)
-    return model
+        return _architecture(settings, num_classes)
 
 
 def network_of(arrays: Mapping[str, np.ndarray], settings: ModelSettings, num_classes: int) -> Network:

@@ -74,7 +74,8 @@ class ImageSettings(Settings):
     """What the network sees.
 
     Attributes:
-        size_px: side of the square image that enters the network.
+        size_px: side of the square image that enters the network. 96 knows other clinics better than 64, at 2.3 times
+            the work (docs/results.md).
         white_balance: divide each image by its own background colour (docs/method.md §3).
         framing: `nucleus` windows each image on its nucleus, so that cells are of one size whatever the clinic's crops
             (`wbc_common.framing`); `as-is` takes the crops as they come.
@@ -82,7 +83,7 @@ class ImageSettings(Settings):
             per pixel: cells keep their size relative to each other. Needs `as-is`; None leaves the crops' own scale.
     """
 
-    size_px: int = Field(64, ge=16, le=512)
+    size_px: int = Field(96, ge=16, le=512)
     white_balance: bool = True
     framing: Literal["nucleus", "as-is"] = "nucleus"
     field_um: float | None = Field(None, ge=5, le=200)

@@ -11,6 +11,7 @@ knew, and so does worse on other domains (Kumar et al., ICLR 2022).
 """
 
 import logging
+import math
 import pickle
 import struct
 from collections.abc import Mapping
@@ -44,12 +45,21 @@ CLASSES_KEY = "classes"  # of a file's metadata: its head rows' classes, joined 
 PHANTOM_FOLDER = Path(__file__).parent / "pretrained"
 
 
-def load_initial_weights(model: Network, settings: ModelSettings) -> list[str]:
+def load_initial_weights(model: Network, settings: ModelSettings, size_px: int) -> list[str]:
     """Load `settings.weights` into the backbone, and into the head where its classes are known or its shape fits.
 
+    Args:
+        size_px: side of the study's images, by which one of the shipped networks is chosen.
+
     Returns:
-        The names of the arrays that were loaded.
+        The names of the arrays that were loaded; none for weights "none".
+
+    Raises:
+        SettingError, DataError: the named weights do not exist, cannot be read or do not fit.
     """
+    if settings.weights == "none":
+        return []
+    settings = _in_a_file(settings, size_px)
     source = _read(settings)
     target = model.state_dict()
     found = {
@@ -90,6 +100,8 @@ def check_weights(settings: ModelSettings, beside: Path | None = None) -> None:
     Raises:
         SettingError, DataError: there is none.
     """
+    if settings.weights == "phantom":
+        _shipped_for(settings.backbone)
     path = _file(settings)
     if path is not None and not path.is_file():
         raise _no_such_file(path, beside)
@@ -102,20 +114,28 @@ def _read(settings: ModelSettings) -> Mapping[str, Tensor]:
 
 def _file(settings: ModelSettings) -> Path | None:
     """The file that holds the weights; None for torchvision's."""
-    if settings.weights == "phantom":
-        return _phantom_file(settings)
     path = Path(settings.weights)
     return path if path.suffix in _SUFFIXES else None
 
 
-def _phantom_file(settings: ModelSettings) -> Path:
-    path = PHANTOM_FOLDER / f"{settings.backbone}.safetensors"
-    if not path.exists():
+def _in_a_file(settings: ModelSettings, size_px: int) -> ModelSettings:
+    """The settings with the file of the shipped network whose images' size is nearest; others stay as they are."""
+    if settings.weights != "phantom":
+        return settings
+    shipped = _shipped_for(settings.backbone)
+    nearest = min(shipped, key=lambda size: abs(math.log(size / size_px)))
+    return settings.model_copy(update={"weights": str(shipped[nearest])})
+
+
+def _shipped_for(backbone: str) -> dict[int, Path]:
+    """The networks shipped for a backbone, by the size of the images that they were trained on."""
+    shipped = {int(path.stem.rsplit("-", 1)[1]): path for path in PHANTOM_FOLDER.glob(f"{backbone}-*.safetensors")}
+    if not shipped:
         raise SettingError(
-            f"no phantom weights are shipped for backbone '{settings.backbone}'",
+            f"no phantom weights are shipped for backbone '{backbone}'",
             remedy="make them with wbc-simulate pretrain and give that file as weights, or use weights = 'none'",
         )
-    return path
+    return shipped
 
 
 def _read_file(path: Path) -> Mapping[str, Tensor]:

@@ -12,6 +12,7 @@ from wbc_common.memory import hand_back_freed_memory
 from wbc_common.models import build_model, model_arrays
 from wbc_common.seeds import derive_seed
 from wbc_common.study import StudyConfig
+from wbc_common.weights import load_initial_weights
 from wbc_common.wire import Arrays, encode_arrays
 from wbc_server.aggregation.weights import backbone_shares
 from wbc_server.cautions import cautions, heavy_cautions
@@ -133,4 +134,6 @@ def _with_validation(sent: dict[str, dict[str, int]], fitted: Fitted | None) -> 
 
 def initial_model(study: StudyConfig) -> Arrays:
     """The model before round 1: seeded by the study, or the weights it names."""
-    return model_arrays(build_model(study.model, len(study.classes), derive_seed(study.seed, "model")))
+    model = build_model(study.model, len(study.classes), derive_seed(study.seed, "model"))
+    load_initial_weights(model, study.model, study.images.size_px)
+    return model_arrays(model)

@@ -34,6 +34,7 @@ Domain = Annotated[list[str] | None, typer.Option(help="blend only these in-sili
 Blends = Annotated[int, typer.Option(min=0, help="blended domains; 0: the domains as they are")]
 Cells = Annotated[int, typer.Option(min=1000, help="in-silico cells in all")]
 Epochs = Annotated[int, typer.Option(min=1)]
+Size = Annotated[int, typer.Option("--size-px", help="as in images.size_px")]
 
 
 def parse_changes(changes: list[str] | None) -> dict[str, Any]:

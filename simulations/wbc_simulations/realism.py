@@ -164,7 +164,7 @@ def _tested(groups: NDArray[np.int64], generator: np.random.Generator) -> NDArra
 
 def _train(images: torch.Tensor, is_other: torch.Tensor, seed: int) -> Network:
     """The small network from random weights on two classes, images uint8 [N, 3, H, W] and labels int64 [N]."""
-    model = build_model(ModelSettings(weights="none"), 2, derive_seed(seed, "told apart")).train()
+    model = build_model(ModelSettings(), 2, derive_seed(seed, "told apart")).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, fused=True)
     generator = torch_generator(seed, "told apart")
     for _ in range(_EPOCHS):

@@ -46,7 +46,7 @@ def main() -> None:
 def parts_of(precision: str) -> dict[str, Part]:
     """A whole step, and parts of it."""
     settings = TrainingSettings(precision=precision)
-    model = build_model(ModelSettings(weights="none"), NUM_CLASSES, seed=0).to(memory_format=torch.channels_last)
+    model = build_model(ModelSettings(), NUM_CLASSES, seed=0).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(model, settings, settings.learning_rate)
     generator = torch.Generator().manual_seed(0)
     cells = torch.randint(0, 256, (BATCH, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8)

@@ -48,7 +48,7 @@ def test_in_bf16_convolutions_are_rounded_and_norms_are_not(backbone: str) -> No
 
 
 def test_predictions_in_bf16_are_fp32_numbers_near_those_of_fp32() -> None:
-    model = build_model(ModelSettings(weights="none"), 5, seed=0)
+    model = build_model(ModelSettings(), 5, seed=0)
     images = torch.randint(0, 256, (70, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     exact, rounded = predict(model, images, CPU), predict(model, images, CPU, precision="bf16")
     assert rounded.dtype == torch.float32

@@ -11,7 +11,7 @@ CPU = torch.device("cpu")
 
 
 def model() -> Network:
-    return build_model(ModelSettings(weights="none"), 5, seed=0)
+    return build_model(ModelSettings(), 5, seed=0)
 
 
 def pixels(number: int) -> torch.Tensor:

@@ -14,7 +14,7 @@ NUM_FEATURES = {"cnn-small": 384, "resnet18": 512}
 
 
 def network(backbone: str, num_classes: int = 5, seed: int = 0) -> Network:
-    return build_model(ModelSettings(backbone=backbone, weights="none"), num_classes, seed)  # type: ignore[arg-type]
+    return build_model(ModelSettings(backbone=backbone), num_classes, seed)  # type: ignore[arg-type]
 
 
 def images(number: int = 2, size_px: int = 32) -> torch.Tensor:

@@ -80,7 +80,7 @@ def test_only_bf16_on_one_thread_with_sides_that_a_pool_divides_is_taken(torch_t
 
 @needs_a_compiler
 def test_the_small_network_in_bf16_is_near_itself_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = build_model(ModelSettings(weights="none"), 5, seed=0)
+    model = build_model(ModelSettings(), 5, seed=0)
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         compiled_features = model.features(images)

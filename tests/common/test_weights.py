@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from wbc_common.cells import CLASSES_5, CLASSES_11, CLASSES_13
@@ -13,7 +13,7 @@ from wbc_common.errors import DataError, SettingError
 from wbc_common.models import Network, build_model
 from wbc_common.study import ModelSettings
 from wbc_common.vision import torchvision
-from wbc_common.weights import check_weights, find_weights, load_initial_weights
+from wbc_common.weights import PHANTOM_FOLDER, check_weights, find_weights, load_initial_weights
 
 State = dict[str, Tensor]
 NAME = "ResNet18_Weights.IMAGENET1K_V1"
@@ -37,7 +37,8 @@ def fresh(backbone: str = "resnet18") -> Network:
 
 def load(weights: object, backbone: str = "resnet18") -> tuple[Network, list[str]]:
     model = fresh(backbone)
-    return model, load_initial_weights(model, ModelSettings(backbone=backbone, weights=str(weights)))  # type: ignore[arg-type]
+    settings = ModelSettings(backbone=backbone, weights=str(weights))  # type: ignore[arg-type]
+    return model, load_initial_weights(model, settings, 64)
 
 
 def check_taken_over(model: Network, loaded: list[str], published: State) -> None:
@@ -87,7 +88,7 @@ def test_a_head_of_another_shape_that_names_no_class_is_left_at_random(tmp_path:
 
 
 def test_a_head_that_names_its_classes_gives_each_class_of_the_study_the_mean_of_its_rows(tmp_path: Path) -> None:
-    source = build_model(ModelSettings(weights="none"), 13, seed=3)
+    source = build_model(ModelSettings(), 13, seed=3)
     rows = torch.arange(13.0)[:, None] + torch.zeros_like(source.head.weight)
     state = source.state_dict() | {"head.weight": rows, "head.bias": torch.arange(13.0)}
     save_file(state, tmp_path / "named.safetensors", metadata={"classes": ",".join(CLASSES_13)})
@@ -99,11 +100,11 @@ def test_a_head_that_names_its_classes_gives_each_class_of_the_study_the_mean_of
 
 
 def test_a_class_that_the_file_does_not_know_starts_at_random(tmp_path: Path) -> None:
-    source = build_model(ModelSettings(weights="none"), 5, seed=3)
+    source = build_model(ModelSettings(), 5, seed=3)
     save_file(source.state_dict(), tmp_path / "five.safetensors", metadata={"classes": ",".join(CLASSES_5)})
-    model = build_model(ModelSettings(weights="none"), 11, seed=0)
+    model = build_model(ModelSettings(), 11, seed=0)
     start = model.state_dict()["head.weight"].clone()
-    load_initial_weights(model, ModelSettings(weights=str(tmp_path / "five.safetensors")))
+    load_initial_weights(model, ModelSettings(weights=str(tmp_path / "five.safetensors")), 64)
     found = model.state_dict()["head.weight"]
     eosinophil, blast = CLASSES_11.index("eosinophil"), CLASSES_11.index("myeloblast")
     assert torch.equal(found[eosinophil], source.head.weight[CLASSES_5.index("eosinophil")])
@@ -112,7 +113,7 @@ def test_a_class_that_the_file_does_not_know_starts_at_random(tmp_path: Path) ->
 
 @pytest.mark.parametrize("damage", ["other rows", "no bias", "shorter bias"])
 def test_a_head_that_does_not_fit_its_classes_is_left_out(tmp_path: Path, damage: str) -> None:
-    state = build_model(ModelSettings(weights="none"), 11 if damage == "other rows" else 13, seed=3).state_dict()
+    state = build_model(ModelSettings(), 11 if damage == "other rows" else 13, seed=3).state_dict()
     if damage == "no bias":
         del state["head.bias"]
     if damage == "shorter bias":
@@ -267,13 +268,23 @@ def test_phantom_weights_that_are_not_shipped_are_a_setting_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wbc_common.weights.PHANTOM_FOLDER", tmp_path)
-    with pytest.raises(SettingError, match="no phantom weights are shipped for backbone 'resnet18'"):
-        load("phantom")
+    settings = ModelSettings(backbone="resnet18", weights="phantom")
+    for act in (lambda: load("phantom"), lambda: check_weights(settings)):
+        with pytest.raises(SettingError, match="no phantom weights are shipped for backbone 'resnet18'"):
+            act()
 
 
-def test_building_a_model_loads_the_weights_that_the_plan_names(tmp_path: Path, published: State) -> None:
-    save_file(published, tmp_path / "w.safetensors")
-    settings = ModelSettings(backbone="resnet18", weights=str(tmp_path / "w.safetensors"))
-    assert torch.equal(
-        build_model(settings, 5, seed=0).state_dict()["backbone.conv1.weight"], published["conv1.weight"]
-    )
+@pytest.mark.parametrize(("size_px", "taken"), [(16, 64), (64, 64), (78, 64), (79, 96), (96, 96), (400, 96)])
+def test_phantom_is_the_shipped_network_of_the_nearest_size(size_px: int, taken: int) -> None:
+    model = fresh("cnn-small")
+    loaded = load_initial_weights(model, ModelSettings(weights="phantom"), size_px)
+    shipped = load_file(PHANTOM_FOLDER / f"cnn-small-{taken}.safetensors")
+    assert set(loaded) == set(shipped)
+    first = "backbone.0.convolution.weight"
+    assert torch.equal(model.state_dict()[first], shipped[first].float())
+
+
+def test_weights_none_leave_a_network_as_it_is() -> None:
+    model, loaded = load("none")
+    assert loaded == []
+    assert all(torch.equal(value, fresh().state_dict()[key]) for key, value in model.state_dict().items())

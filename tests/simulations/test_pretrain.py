@@ -11,6 +11,7 @@ from wbc_common.cells import CLASSES_5, CLASSES_13, registry
 from wbc_common.errors import SettingError
 from wbc_common.models import build_model, is_head
 from wbc_common.study import ImageSettings, ModelSettings
+from wbc_common.weights import load_initial_weights
 from wbc_simulations import pretrain as module
 from wbc_simulations.phantom import load_domain
 from wbc_simulations.pretrain import Pretrained, Recipe, check_place, join_cells, phantom_cells, pretrain, save_weights
@@ -66,9 +67,10 @@ def test_another_backbone_and_size_can_be_pretrained_and_taken_up(tmp_path: Path
     found = pretrain(recipe, lambda *_: None)
     save_weights(found.model, registry("wbc13"), tmp_path / "resnet18.safetensors")
     settings = ModelSettings(backbone="resnet18", weights=str(tmp_path / "resnet18.safetensors"))
-    started = build_model(settings, 13, seed=6).state_dict()
+    started = build_model(settings, 13, seed=6)
+    load_initial_weights(started, settings, 32)
     for key, value in found.model.state_dict().items():
-        torch.testing.assert_close(started[key], value, atol=2e-3, rtol=2e-3)
+        torch.testing.assert_close(started.state_dict()[key], value, atol=2e-3, rtol=2e-3)
 
 
 @pytest.mark.usefixtures("_blank_cells")
@@ -91,12 +93,13 @@ def test_a_place_where_weights_cannot_be_written_is_found_out_before_the_trainin
 
 
 def test_the_saved_network_is_half_precision_and_starts_a_study_of_other_classes(tmp_path: Path) -> None:
-    model = build_model(ModelSettings(weights="none"), 13, seed=5)
+    model = build_model(ModelSettings(), 13, seed=5)
     path = tmp_path / "new" / "network.safetensors"
     save_weights(Pretrained(model, 0.5).model, registry("wbc13"), path)
     saved = load_file(path)
     assert {value.dtype for value in saved.values()} == {torch.float16}
-    started = build_model(ModelSettings(weights=str(path)), 5, seed=6)
+    started = build_model(ModelSettings(), 5, seed=6)
+    load_initial_weights(started, ModelSettings(weights=str(path)), 64)
     for key, value in model.state_dict().items():
         if not is_head(key):
             torch.testing.assert_close(started.state_dict()[key], value, atol=2e-3, rtol=2e-3)
