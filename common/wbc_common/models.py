@@ -108,7 +108,7 @@ _BACKBONES = {"cnn-small": _small_backbone, "resnet18": _resnet18_backbone}
 
 
 def build_model(settings: ModelSettings, num_classes: int, seed: int) -> Network:
-    """A network of the settings' backbone with seeded random weights; `wbc_common.weights` loads those that they name."""
+    """A network of the settings' backbone with seeded random weights; `wbc_common.weights` loads those they name."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _architecture(settings, num_classes)

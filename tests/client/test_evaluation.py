@@ -39,9 +39,7 @@ def test_the_counts_are_those_of_a_plain_loop() -> None:
 def test_two_models_are_measured_on_the_same_drawn_patients() -> None:
     data = cells()
     draws = [
-        evaluate(
-            build_model(ModelSettings(), 5, seed=seed), data, CPU, replicates=7, draw_seed=1
-        ).replicates
+        evaluate(build_model(ModelSettings(), 5, seed=seed), data, CPU, replicates=7, draw_seed=1).replicates
         for seed in (0, 1)
     ]
     assert draws[0].shape == (7, 5, 5)
