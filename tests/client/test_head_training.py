@@ -55,7 +55,7 @@ def test_the_same_round_gives_the_same_bits() -> None:
 def test_the_plan_says_what_features_are_computed_in() -> None:
     fp32, bf16 = (trained_head(cells([0, 1] * 6), precision=precision) for precision in ("fp32", "bf16"))
     assert not np.array_equal(fp32, bf16)
-    np.testing.assert_allclose(bf16, fp32, atol=2e-3)
+    np.testing.assert_allclose(bf16, fp32, atol=4e-3)  # a few of Adam's steps of 1e-3: tiny gradients change sign
 
 
 def test_the_rate_starts_anew_in_the_head_only_rounds() -> None:
