@@ -8,6 +8,7 @@ from wbc_client.training.head_only import balanced_draw, train_head
 from wbc_client.training.round import changes
 from wbc_common.models import HEAD_KEYS, build_model, model_arrays
 from wbc_common.study import StudyConfig, parse_study
+from wbc_common.weights import load_initial_weights
 
 
 def plan(**training: object) -> StudyConfig:
@@ -44,6 +45,7 @@ def test_only_head_rows_leave_and_the_backbone_keeps_its_bits() -> None:
 
 def trained_head(found: CellSet, **training: object) -> np.ndarray:
     model = build_model(plan().model, 5, seed=0)
+    load_initial_weights(model, plan().model, plan().images.size_px)
     train_head(model, found, plan(**training), clinic="a", round_number=3)
     return model_arrays(model)["head.weight"]
 
@@ -55,7 +57,7 @@ def test_the_same_round_gives_the_same_bits() -> None:
 def test_the_plan_says_what_features_are_computed_in() -> None:
     fp32, bf16 = (trained_head(cells([0, 1] * 6), precision=precision) for precision in ("fp32", "bf16"))
     assert not np.array_equal(fp32, bf16)
-    np.testing.assert_allclose(bf16, fp32, atol=4e-3)  # a few of Adam's steps of 1e-3: tiny gradients change sign
+    np.testing.assert_allclose(bf16, fp32, atol=2e-3)
 
 
 def test_the_rate_starts_anew_in_the_head_only_rounds() -> None:

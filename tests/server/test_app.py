@@ -7,14 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flwr.app import Message
+from safetensors.torch import load_file, save_file
 
 from studies import tiny_experiment
 from wbc_client.app import app as client_app
 from wbc_client.location import NODE_KEY
 from wbc_common.errors import ConnectionFailure
-from wbc_common.study import parse_study
+from wbc_common.models import build_model, is_head
+from wbc_common.study import ModelSettings, StudyConfig, parse_study
+from wbc_common.weights import PHANTOM_FOLDER
 from wbc_common.wire import decode_task
-from wbc_server.app import expected_at_the_end, run_study, tell_shares
+from wbc_server.app import expected_at_the_end, initial_model, run_study, tell_shares
 from wbc_server.exchange.deployment import Deployment
 from wbc_server.exchange.participation import Roster
 from wbc_server.record.round_book import RoundBook
@@ -24,6 +27,7 @@ from wbc_simulations.engine.engines import InProcessGrid
 from wbc_simulations.experiment import plan_study
 from wbc_simulations.running import start_run
 
+FIRST = "backbone.0.convolution.weight"
 STUDY = parse_study(
     {
         "name": "app",
@@ -32,6 +36,24 @@ STUDY = parse_study(
     },
     "test",
 )
+
+
+def test_the_first_model_has_the_weights_that_the_plan_names(tmp_path: Path) -> None:
+    source = build_model(ModelSettings(), 5, seed=3).state_dict()
+    save_file(source, tmp_path / "w.safetensors")
+    model = initial_model(plan_with({"weights": str(tmp_path / "w.safetensors")}))
+    assert all(np.array_equal(value, source[key].numpy()) for key, value in model.items() if not is_head(key))
+    assert not np.array_equal(initial_model(plan_with({"weights": "none"}))[FIRST], source[FIRST].numpy())
+
+
+@pytest.mark.parametrize("size_px", [64, 96])
+def test_the_first_model_is_the_shipped_network_of_the_plans_size(size_px: int) -> None:
+    shipped = load_file(PHANTOM_FOLDER / f"cnn-small-{size_px}.safetensors")[FIRST]
+    assert np.array_equal(initial_model(plan_with({}, {"size_px": size_px}))[FIRST], shipped.float().numpy())
+
+
+def plan_with(model: dict[str, object], images: dict[str, object] | None = None) -> StudyConfig:
+    return parse_study({"name": "app", "clinics": {"train": ["a"]}, "model": model, "images": images or {}}, "test")
 
 
 def test_each_training_clinics_cells_and_weight_are_said_at_start(caplog: pytest.LogCaptureFixture) -> None:
