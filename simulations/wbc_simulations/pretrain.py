@@ -30,7 +30,6 @@ from wbc_common.models import Network, build_model
 from wbc_common.seeds import derive_seed, numpy_generator
 from wbc_common.study import ImageSettings, StudyConfig, parse_study
 from wbc_common.weights import CLASSES_KEY
-from wbc_simulations.engine.side_by_side import AHEAD, Crew, Job, results_in_order
 from wbc_simulations.phantom import Domain, blended_domain, case_mix, domain_names, load_domain, render
 
 _CELLS_PER_PATIENT = 4
@@ -83,19 +82,14 @@ class Recipe:
         return [blended_domain(number, seed=self.seed, names=names) for number in range(self.blends)]
 
     def phantoms(self, seed: int, cells: int) -> CellSet:
-        """So many cells, spread over the domains, drawn by a seed; domains are rendered side by side on the CPU."""
+        """So many cells, spread over the domains, drawn by a seed."""
         study, sources = self.study(), self.sources()
-
-        def rendering(domain: Domain, number: int) -> Job[CellSet]:
-            return Job(
-                domain.name,
-                lambda: phantom_cells(domain, study.classes, number, seed=seed, settings=study.images),
-            )
-
-        numbers = zip(sources, _shares(cells, len(sources)), strict=True)
-        jobs = [rendering(domain, number) for domain, number in numbers if number]
-        crew = Crew(workers=min(torch.get_num_threads(), AHEAD), threads_each=1)
-        return join_cells(list(results_in_order(jobs, crew)))
+        parts = [
+            phantom_cells(domain, study.classes, number, seed=seed, settings=study.images)
+            for domain, number in zip(sources, _shares(cells, len(sources)), strict=True)
+            if number
+        ]
+        return join_cells(parts)
 
 
 @dataclass(frozen=True)
