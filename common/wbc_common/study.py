@@ -74,8 +74,8 @@ class ImageSettings(Settings):
     """What the network sees.
 
     Attributes:
-        size_px: side of the square image that enters the network. 96 knows other clinics better than 64, at 2.3 times
-            the work (docs/results.md).
+        size_px: side of the square image that enters the network. 96 has 2.25 times the pixels of 64, and did better at
+            clinics left out (docs/results.md).
         white_balance: divide each image by its own background colour (docs/method.md §3).
         framing: `nucleus` windows each image on its nucleus, so that cells are of one size whatever the clinic's crops
             (`wbc_common.framing`); `as-is` takes the crops as they come.
