@@ -153,6 +153,24 @@ def test_when_every_update_is_refused_the_model_stays_and_the_round_counts(tmp_p
     assert record["egress"]["east"]["update"] > 0
 
 
+@pytest.mark.parametrize("spoilt", [np.nan, -np.inf, 1e30])
+@pytest.mark.parametrize("refused", ["east", "north", "west"])
+def test_a_refused_update_leaves_the_bits_of_a_round_without_it(tmp_path: Path, refused: str, spoilt: float) -> None:
+    def answers(clinic: str, task: Task) -> Reply:
+        generator = np.random.default_rng(NODES[clinic])
+        reply = an_update(clinic, 0.0, 0.0)
+        delta = {key: generator.normal(size=value.shape).astype(np.float32) for key, value in a_model().items()}
+        if clinic == refused:
+            delta["head.bias"][-1] = spoilt  # the last number of the last array
+        return replace(reply, update=replace(reply.update, delta=delta))
+
+    study = a_study(train=("east", "north", "west"))
+    among = train_round(strategy_in(tmp_path / "among", study), grid_of(answers))
+    without = train_round(strategy_in(tmp_path / "without", study), grid_of(answers), without=(refused,))
+    for key, value in without.items():
+        np.testing.assert_array_equal(among[key], value, err_msg=key)
+
+
 def unit_sums(clinic: str) -> ClassSums:
     """All features point to (1, 0): each sum is as long as its count."""
     cells = np.array(COUNTS[clinic])

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wbc_common.models import is_head
-from wbc_server.aggregation.pieces import PIECE, Piece, sweep
+from wbc_server.aggregation.add_scaled import add_scaled
+from wbc_server.aggregation.pieces import Piece, sweep
 
 Float64s = NDArray[np.float64]
 
@@ -20,18 +21,17 @@ AT_ONCE = 5  # updates that share a pass, where memory is no matter
 
 
 @dataclass(frozen=True)
-class _Scaled:
-    """Arrays of an update with one axis, and the weight that they are to be added with."""
+class _Waiting:
+    """Arrays of an update, contiguous and with one axis, and the weight that they are to be added with."""
 
-    flat: Mapping[str, np.ndarray]
+    flat: Mapping[str, NDArray[np.float32]]
     weight: float
 
 
 class WeightedSum:
     """Σ_k u_k·Δθ_k, Σ_k v_{k,c}·ΔW_{k,c} and the sums of their weights, one update at a time.
 
-    Holds one float64 model, one piece in float64 for each thread, and fewer than `at_once` updates as they came, not
-    copied, between calls.
+    Holds one float64 model, and fewer than `at_once` updates as they came, not copied, between calls.
     Integer buffers are not summed. Updates have passed `wbc_server.gate`. Each element is converted, multiplied and
     added by itself in the order of the calls: the bits are those of `sum += weight * value.astype(float64)`, whatever
     the pieces, the threads and how many wait.
@@ -45,8 +45,7 @@ class WeightedSum:
         self._sums: dict[str, Float64s] = {}
         self._backbone_weight = 0.0
         self._head_weight: Float64s = np.zeros(())  # [C] from the first update on
-        self._scratch: dict[int, Float64s] = {}  # by thread, float64 [PIECE]
-        self._waiting: list[_Scaled] = []
+        self._waiting: list[_Waiting] = []
 
     def add(self, delta: Mapping[str, np.ndarray], backbone_weight: float, head_weight: Float64s) -> None:
         """Add one clinic's update.
@@ -62,7 +61,7 @@ class WeightedSum:
         backbone = {key: value for key, value in floats.items() if not is_head(key)}
         for key, value in backbone.items():
             self._sum(key, value)
-        self._waiting.append(_Scaled({key: value.reshape(-1) for key, value in backbone.items()}, backbone_weight))
+        self._waiting.append(_Waiting({key: _flat(value) for key, value in backbone.items()}, backbone_weight))
         if len(self._waiting) >= self._at_once:
             self._add_waiting()
         self._add_weights(backbone_weight, head_weight)
@@ -85,15 +84,11 @@ class WeightedSum:
             return
         totals = {key: self._sums[key].reshape(-1) for update in waiting for key in update.flat}
 
-        def add_pieces(thread: int, pieces: Sequence[Piece]) -> None:
-            if thread not in self._scratch:
-                self._scratch[thread] = np.empty(PIECE)
-            scratch = self._scratch[thread]
+        def add_pieces(_: int, pieces: Sequence[Piece]) -> None:
             for piece in pieces:
-                total = totals[piece.key][piece.part]
-                for update in waiting:
-                    if piece.key in update.flat:
-                        _add_scaled(total, update.flat[piece.key][piece.part], update.weight, scratch)
+                holding = [update for update in waiting if piece.key in update.flat]
+                values = [update.flat[piece.key][piece.part] for update in holding]
+                add_scaled(totals[piece.key][piece.part], values, [update.weight for update in holding])
 
         sweep(totals, add_pieces)
 
@@ -136,12 +131,9 @@ def _add_rows(total: Float64s, value: np.ndarray, weight: Float64s) -> None:
         total[row] += np.multiply(value[row], row_weight, dtype=np.float64)
 
 
-def _add_scaled(total: Float64s, value: np.ndarray, weight: float, scratch: Float64s) -> None:
-    """total += weight·value in float64, in place, through a buffer that is at least as long."""
-    scaled = scratch[: len(value)]
-    np.copyto(scaled, value)
-    np.multiply(scaled, weight, out=scaled)
-    np.add(total, scaled, out=total)
+def _flat(value: np.ndarray) -> NDArray[np.float32]:
+    """Float32 with one axis; a copy only where a message's bytes lie badly for C."""
+    return np.require(value, np.float32, ("C", "A")).reshape(-1)
 
 
 def _ratio(total: Float64s, weight: Float64s | np.float64) -> Float64s:
