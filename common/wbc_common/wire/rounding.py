@@ -98,7 +98,8 @@ def _to_int8(value: np.ndarray) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
 
 def _from_int8(levels: np.ndarray, scales: NDArray[np.float32]) -> NDArray[np.float32]:
     with np.errstate(over="ignore"):  # whether the numbers are finite is for the gate to say
-        restored: NDArray[np.float32] = _rows(levels).astype(np.float32) * scales[:, None]
+        restored: NDArray[np.float32] = _rows(levels).astype(np.float32)
+        restored *= scales[:, None]
     return restored.reshape(levels.shape)
 
 
