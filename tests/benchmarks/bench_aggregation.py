@@ -5,6 +5,8 @@ fastest run and the CPU time say more than the median. A few distinct updates st
 larger than any cache. Reading has two rows, both on one thread: numpy's sum of the numbers, the plain way to touch each
 once, and its sum of the same bytes as 64-bit integers, which comes closer to the speed of memory. What Python and numpy
 held at most, beyond the messages, is measured in a run of its own.
+
+With `--precision` the updates come in fewer bits: reading is then of those, and the ways that only take fp32 stay out.
 """
 
 import argparse
@@ -13,14 +15,16 @@ import time
 import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import torch
 from flwr.app import ArrayRecord, RecordDict
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
+from wbc_common.memory import keep_freed_memory
 from wbc_common.models import build_model, model_arrays
-from wbc_common.study import AggregationSettings, ModelSettings
+from wbc_common.study import AggregationSettings, ModelSettings, UpdatePrecision
 from wbc_common.wire import Arrays, RoundReply, Update, decode_update, encode_arrays, encode_reply, record_arrays
 from wbc_server.aggregation.weighted_sum import AT_ONCE, WeightedSum
 from wbc_server.aggregation.weights import apply_step, plan_weights
@@ -45,51 +49,56 @@ class Figures:
 def main() -> None:
     """Print the table; fail if the two aggregations differ."""
     arguments = parse_arguments()
+    if arguments.keep_memory:
+        keep_freed_memory()
     model = model_arrays(build_model(ModelSettings(backbone=arguments.backbone), NUM_CLASSES, seed=0))
     counts = np.random.default_rng(0).integers(1, 100, size=(arguments.distinct, NUM_CLASSES)).astype(np.float64)
-    distinct = [an_update(model, row, seed) for seed, row in enumerate(counts)]
+    distinct = [an_update(model, row, seed, arguments.precision) for seed, row in enumerate(counts)]
     order = np.arange(arguments.updates) % arguments.distinct
     messages, counts = [distinct[number] for number in order], counts[order]
-    check_results(model, messages, counts)
     ways: dict[str, Way] = {
         "reading once": lambda: read(messages, np.sum),
         "reading once, as integers": lambda: read(messages, sum_as_integers),
-        "adding in place in float32": lambda: add_in_float32(messages),
         "wbc-fl": lambda: aggregate(model, messages, counts),
         "wbc-fl without its gate": lambda: aggregate(model, messages, counts, gated=False),
         "wbc-fl, one update at a time": lambda: aggregate(model, messages, counts, at_once=1),
-        "Flower's aggregation": lambda: aggregate_arrayrecords(messages, "cells"),
     }
+    if arguments.precision == "fp32":
+        check_results(model, messages, counts)
+        ways["adding in place in float32"] = lambda: add_in_float32(messages)
+        ways["Flower's aggregation"] = lambda: aggregate_arrayrecords(messages, "cells")
     size_mb = sum(len(array.data) for array in messages[0].array_records["update"].values()) / 1e6
     print(
-        f"{arguments.updates} updates ({arguments.distinct} distinct) of {size_mb:.1f} MB, {arguments.backbone}; "
-        f"{torch.get_num_threads()} threads; {arguments.repeats} repeats"
+        f"{arguments.updates} updates ({arguments.distinct} distinct) of {size_mb:.1f} MB ({arguments.precision}), "
+        f"{arguments.backbone}; {torch.get_num_threads()} threads; {arguments.repeats} repeats"
     )
     print_table(measure(ways, arguments.repeats))
 
 
-def an_update(model: Arrays, counts: np.ndarray, seed: int) -> RecordDict:
+def an_update(model: Arrays, counts: np.ndarray, seed: int, sent_as: UpdatePrecision) -> RecordDict:
     """One clinic's message with a small random change of every array."""
     generator = np.random.default_rng(seed)
     delta = {key: 0.01 * generator.standard_normal(value.shape, dtype=np.float32) for key, value in model.items()}
-    return encode_reply(RoundReply(Update(delta, counts, {"loss": 1.0}, num_cells=int(counts.sum()), seconds=1.0)))
+    num_cells = int(counts.sum())
+    return encode_reply(RoundReply(Update(delta, counts, {"loss": 1.0}, num_cells, seconds=1.0, sent_as=sent_as)))
 
 
 def read(messages: Sequence[RecordDict], touch: Callable[[np.ndarray], object]) -> None:
     """Touch every number of every update once, without copying any."""
     for message in messages:
         for array in message.array_records["update"].values():
-            touch(floats_of(array.data))
+            touch(numbers_of(array.data, np.dtype(array.dtype)))
 
 
 def sum_as_integers(values: np.ndarray) -> object:
-    """The sum of pairs of float32 as if they were 64-bit integers."""
-    return values[: len(values) // 2 * 2].view(np.uint64).sum()
+    """The sum of a number's neighbours as if they were 64-bit integers."""
+    whole = values.nbytes // 8 * 8 // values.itemsize
+    return values[:whole].view(np.uint64).sum()
 
 
-def floats_of(data: bytes) -> np.ndarray:
-    """The float32 numbers behind a header of numpy's, whose length its bytes 8 and 9 say."""
-    return np.frombuffer(data, np.float32, offset=10 + int.from_bytes(data[8:10], "little"))
+def numbers_of(data: bytes, dtype: np.dtype) -> np.ndarray:
+    """The numbers behind a header of numpy's, whose length its bytes 8 and 9 say."""
+    return np.frombuffer(data, dtype, offset=10 + int.from_bytes(data[8:10], "little"))
 
 
 def add_in_float32(messages: Sequence[RecordDict]) -> None:
@@ -97,7 +106,7 @@ def add_in_float32(messages: Sequence[RecordDict]) -> None:
     sums: dict[str, np.ndarray] = {}
     for message in messages:
         for key, array in message.array_records["update"].items():
-            values = floats_of(array.data)
+            values = numbers_of(array.data, np.dtype(np.float32))
             total = sums.setdefault(key, np.zeros_like(values))
             np.add(total, values, out=total)
 
@@ -170,6 +179,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--updates", type=int, default=50)
     parser.add_argument("--distinct", type=int, default=10, help="updates with bytes of their own")
     parser.add_argument("--backbone", default="resnet18", choices=("cnn-small", "resnet18"))
+    parser.add_argument("--precision", default="fp32", choices=get_args(UpdatePrecision))
+    parser.add_argument("--keep-memory", action="store_true", help="as a process does in which clinics train")
     parser.add_argument("--repeats", type=int, default=5)
     return parser.parse_args()
 
