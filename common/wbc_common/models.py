@@ -1,16 +1,18 @@
 """The networks: a backbone that gives D features, and a linear head with one row per cell class.
 
-Both backbones use GroupNorm (docs/method.md §4): BatchNorm's running statistics are wrong at the next clinic, break
-DP-SGD and are an attack on secure sums. `cnn-small` (0.3 M parameters, the default for a CPU) halves the image in its
-stem and pools by maximum, as small bright or dark structures (granules, lobes) decide the class: with strided
-convolutions and mean pooling alone the same budget learned next to nothing from a thousand cells. It pools before the
-ReLU, which gives the same numbers from a quarter of the work. Norms compute in fp32 whatever the rest does: they are
-sensitive, and torch's are slow in bf16 on a CPU; where it can, `cnn-small` takes them from `wbc_common.norm_pool`.
-`resnet18` is torchvision's ResNet with a block of our own whose residual add is not in place (Opacus refuses the
-in-place one) and GroupNorm. `is_head` is the only place that knows which arrays are head rows.
+No backbone has BatchNorm (docs/method.md §4): its running statistics are wrong at the next clinic, break DP-SGD and are
+an attack on secure sums. `cnn-small` (0.3 M parameters, the default for a CPU) halves the image in its stem and pools
+by maximum, as small bright or dark structures (granules, lobes) decide the class: with strided convolutions and mean
+pooling alone the same budget learned next to nothing from a thousand cells. It pools before the ReLU, which gives the
+same numbers from a quarter of the work. Its GroupNorms compute in fp32 whatever the rest does: they are sensitive, and
+torch's are slow in bf16 on a CPU; where it can, `cnn-small` takes them from `wbc_common.norm_pool`. `resnet18` is
+torchvision's ResNet with a block of our own whose residual add is not in place (Opacus refuses the in-place one) and
+GroupNorm. `convnext-tiny` and `convnext-small` (28 and 49 M parameters, LayerNorm) are torchvision's as they are, so
+that published weights fit; they are for a GPU. `is_head` is the only place that knows which arrays are head rows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -104,7 +106,25 @@ def _resnet18_backbone() -> tuple[nn.Module, int]:
     return backbone, 512
 
 
-_BACKBONES = {"cnn-small": _small_backbone, "resnet18": _resnet18_backbone}
+def _convnext_backbone(name: str) -> tuple[nn.Module, int]:
+    """torchvision's ConvNeXt (Liu et al. 2022), ending in the 768 normed features before its classifier.
+
+    Without stochastic depth, which would draw from torch's global generator.
+    """
+    from wbc_common.vision import torchvision
+
+    network = torchvision.models.get_model(name, stochastic_depth_prob=0.0)
+    num_features: int = network.classifier[2].in_features
+    network.classifier[2] = nn.Identity()
+    return network, num_features
+
+
+_BACKBONES: Mapping[str, Callable[[], tuple[nn.Module, int]]] = {
+    "cnn-small": _small_backbone,
+    "resnet18": _resnet18_backbone,
+    "convnext-tiny": partial(_convnext_backbone, "convnext_tiny"),
+    "convnext-small": partial(_convnext_backbone, "convnext_small"),
+}
 
 
 def build_model(settings: ModelSettings, num_classes: int, seed: int) -> Network:

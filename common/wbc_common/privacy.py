@@ -14,12 +14,22 @@ def check_backbone(model: nn.Module, backbone: str) -> None:
     """
     from opacus.validators import ModuleValidator
 
-    found = ModuleValidator.validate(model, strict=False)
+    found = [*map(str, ModuleValidator.validate(model, strict=False)), *_parameters_beside_layers(model)]
     if found:
         raise SettingError(
             f"backbone '{backbone}' cannot be trained under privacy.mode = 'dp-sgd': {found[0]}",
             remedy="choose model.backbone = 'cnn-small' or 'resnet18', which use GroupNorm",
         )
+
+
+def _parameters_beside_layers(model: nn.Module) -> list[str]:
+    """Modules with parameters of their own around layers, such as ConvNeXt's scales: Opacus knows layers alone."""
+    kinds = {
+        type(module).__name__
+        for module in model.modules()
+        if any(True for _ in module.parameters(recurse=False)) and any(True for _ in module.children())
+    }
+    return [f"{kind} has parameters of its own beside its layers" for kind in sorted(kinds)]
 
 
 def check_delta(settings: PrivacySettings, num_cells: float, clinic: str) -> None:

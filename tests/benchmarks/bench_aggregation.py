@@ -178,7 +178,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--updates", type=int, default=50)
     parser.add_argument("--distinct", type=int, default=10, help="updates with bytes of their own")
-    parser.add_argument("--backbone", default="resnet18", choices=("cnn-small", "resnet18"))
+    parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--precision", default="fp32", choices=get_args(UpdatePrecision))
     parser.add_argument("--keep-memory", action="store_true", help="as a process does in which clinics train")
     parser.add_argument("--repeats", type=int, default=5)

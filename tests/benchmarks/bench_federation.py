@@ -37,7 +37,9 @@ def main() -> None:
     options.add_argument("--clinics", type=int, default=4, help="training clinics; one more is held out")
     options.add_argument("--rounds", type=int, default=8)
     options.add_argument("--cells", type=int, default=100, help="cells a clinic")
-    options.add_argument("--backbone", default="cnn-small", help="cnn-small: 1.3 MB in fp32; resnet18: 45 MB")
+    options.add_argument(
+        "--backbone", default="cnn-small", help="MB in fp32: cnn-small 1.3, resnet18 45, convnext-small 198"
+    )
     options.add_argument("--precision", default="fp32", help="of the updates: fp32, fp16 or int8")
     options.add_argument("--slow", type=float, default=1.0, help="one clinic as many times slower")
     options.add_argument("--nice", type=int, default=0, help="of all clinics, so that they give way to the coordinator")

@@ -9,8 +9,9 @@ from torch.nn import functional as F
 from wbc_common.models import Network, build_model, is_head, model_arrays, network_of
 from wbc_common.study import ModelSettings
 
-BACKBONES = pytest.mark.parametrize("backbone", ["cnn-small", "resnet18"])
-NUM_FEATURES = {"cnn-small": 384, "resnet18": 512}
+PRIVATE_BACKBONES = pytest.mark.parametrize("backbone", ["cnn-small", "resnet18"])
+NUM_FEATURES = {"cnn-small": 384, "resnet18": 512, "convnext-tiny": 768}
+BACKBONES = pytest.mark.parametrize("backbone", list(NUM_FEATURES))
 
 
 def network(backbone: str, num_classes: int = 5, seed: int = 0) -> Network:
@@ -26,11 +27,11 @@ def test_the_small_network_has_about_0_3_million_parameters() -> None:
 
 
 @BACKBONES
-def test_group_norm_is_the_only_norm_and_there_are_no_running_statistics(backbone: str) -> None:
+def test_no_norm_mixes_cells_and_there_are_no_running_statistics(backbone: str) -> None:
     model = network(backbone)
-    norms = [module for module in model.modules() if "norm" in type(module).__name__.lower()]
+    norms = [module for module in model.modules() if type(module).__name__.startswith(("Group", "Layer", "Batch"))]
     assert norms
-    assert all(type(module) is nn.GroupNorm for module in norms)
+    assert all(isinstance(module, nn.LayerNorm if backbone == "convnext-tiny" else nn.GroupNorm) for module in norms)
     assert not list(model.buffers())
 
 
@@ -96,7 +97,19 @@ def test_arrays_of_another_network_are_refused(change: str) -> None:
 
 
 @pytest.mark.slow
-@BACKBONES
+def test_convnext_small_is_a_model_of_200_mb() -> None:
+    assert 190e6 < sum(array.nbytes for array in model_arrays(network("convnext-small")).values()) < 210e6
+
+
+def test_training_a_large_backbone_draws_nothing_from_the_global_generator() -> None:
+    model = network("convnext-tiny").train()
+    state = torch.get_rng_state()
+    model(images()).sum().backward()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.slow
+@PRIVATE_BACKBONES
 def test_opacus_gradients_per_sample_equal_those_of_single_cells(backbone: str) -> None:
     from opacus import GradSampleModule
 

@@ -172,6 +172,16 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         read_study(tmp_path / "none.toml")
 
 
+@pytest.mark.parametrize("backbone", ["convnext-tiny", "convnext-small"])
+def test_a_backbone_that_shrinks_images_to_nothing_is_refused(backbone: str) -> None:
+    told = {"name": "s", "clinics": {"train": ["a", "b"]}, "model": {"backbone": backbone}}
+    assert parse_study({**told, "images": {"size_px": 32}}, "test").model.weights == "none"
+    with pytest.raises(
+        SettingError, match=f"'{backbone}' shrinks images 32 times, and images.size_px is 31: set it to 32"
+    ):
+        parse_study({**told, "images": {"size_px": 31}}, "test")
+
+
 def test_a_study_starts_from_the_shipped_backbone_where_there_is_one() -> None:
     assert ModelSettings().weights == "phantom"
     assert ModelSettings(backbone="resnet18").weights == "none"

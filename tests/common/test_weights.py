@@ -226,6 +226,15 @@ def test_weights_that_are_no_relative_path_stay_as_they_are(tmp_path: Path, weig
     assert find_weights(settings, tmp_path) == settings
 
 
+def test_a_file_in_torchvisions_convnext_layout_gives_all_but_its_classifier(tmp_path: Path) -> None:
+    source = torchvision.models.convnext_tiny(num_classes=7).state_dict()
+    save_file({key: value + 0.5 for key, value in source.items()}, tmp_path / "convnext.safetensors")
+    model, loaded = load(tmp_path / "convnext.safetensors", "convnext-tiny")
+    state = model.state_dict()
+    assert set(loaded) == set(state) - {"head.weight", "head.bias"}
+    assert all(torch.equal(state[key], source[key.removeprefix("backbone.")] + 0.5) for key in loaded)
+
+
 @pytest.fixture
 def torch_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """torch's own cache folder in a place of the test's, and no way out."""

@@ -23,6 +23,13 @@ def test_our_backbones_can_be_trained_privately(backbone: str) -> None:
     check_privacy(study, {"a": COUNTS, "b": COUNTS})
 
 
+def test_a_backbone_whose_scales_opacus_does_not_know_is_refused_before_anybody_trains() -> None:
+    study = a_study()
+    study = study.model_copy(update={"model": study.model.model_copy(update={"backbone": "convnext-tiny"})})
+    with pytest.raises(SettingError, match=r"'convnext-tiny' cannot be trained .*CNBlock has parameters of its own"):
+        check_privacy(study, {"a": COUNTS, "b": COUNTS})
+
+
 def test_a_network_that_mixes_the_cells_of_a_batch_is_refused() -> None:
     with pytest.raises(SettingError, match=r"backbone 'other' cannot be trained under privacy.mode = 'dp-sgd'"):
         check_backbone(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), "other")

@@ -6,11 +6,13 @@ if TYPE_CHECKING:
     from wbc_common.study import StudyConfig
 
 _MAX_ADAM_STEP = 0.1
+_SMALLEST_FOR_CONVNEXT = 32
 
 
 def contradictions(study: "StudyConfig") -> list[str]:
     """One sentence for each pair of settings that cannot be."""
     return [
+        *_images(study),
         *_alignment(study),
         *_prediction(study),
         *_head_rounds(study),
@@ -18,6 +20,16 @@ def contradictions(study: "StudyConfig") -> list[str]:
         *_privacy(study),
         *_personal(study),
     ]
+
+
+def _images(study: "StudyConfig") -> list[str]:
+    backbone, size_px = study.model.backbone, study.images.size_px
+    if backbone.startswith("convnext") and size_px < _SMALLEST_FOR_CONVNEXT:
+        return [
+            f"model.backbone = '{backbone}' shrinks images 32 times, and images.size_px is {size_px}: set it to "
+            f"{_SMALLEST_FOR_CONVNEXT} or more"
+        ]
+    return []
 
 
 def _alignment(study: "StudyConfig") -> list[str]:
