@@ -3,6 +3,7 @@
 import json
 import logging
 import threading
+from typing import TYPE_CHECKING, cast
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -34,6 +35,9 @@ from wbc_server.selection import name_export
 from wbc_server.stain_pool import pool_stain
 from wbc_server.strategy import WbcStrategy
 
+if TYPE_CHECKING:
+    from flwr.superlink.grid import HttpGrid
+
 log = logging.getLogger(__name__)
 
 app = ServerApp()
@@ -49,7 +53,7 @@ def main(grid: Grid, context: Context) -> None:
         return
     hand_back_freed_memory()
     with sole_writer(folder):
-        run_study(AttendingGrid(grid, deployment), folder, deployment)
+        run_study(AttendingGrid(cast("HttpGrid", grid), deployment), folder, deployment)
 
 
 def run_study(grid: Grid, folder: RunFolder, deployment: Deployment | None = None) -> None:
