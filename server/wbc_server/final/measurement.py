@@ -18,7 +18,7 @@ from wbc_common.calibration import ONE, TEMPERATURES, conformal_bin, fit_tempera
 from wbc_common.errors import ClinicAbsent, ConnectionFailure, UpdateRefused, WbcError
 from wbc_common.stain_sums import StainSums
 from wbc_common.study import StudyConfig
-from wbc_common.wire import Arrays, CalibrationRequest, Evaluation, Task, decode_evaluation, num_bytes
+from wbc_common.wire import Arrays, CalibrationRequest, Evaluation, Task, decode_evaluation, encode_arrays, num_bytes
 from wbc_server.events import ReplyRefused, announce
 from wbc_server.exchange.participation import Roster, content_of, instruct, reason_of
 from wbc_server.final.calibration_gate import check_calibration
@@ -134,7 +134,8 @@ def _ask(
     grid: Grid, roster: Roster, asked: dict[tuple[str, ...], Task], timeout_seconds: float, *, stage: str
 ) -> Measured:
     """Evaluations that pass the gate, the bytes of every answer, and the refusals; `asked` are clinics → their task."""
-    messages = [message for clinics, task in asked.items() for message in instruct(task, roster, clinics)]
+    model = encode_arrays(next(iter(asked.values())).model or {})  # the same in every task
+    messages = [message for clinics, task in asked.items() for message in instruct(task, roster, clinics, model=model)]
     tasks = {clinic: task for clinics, task in asked.items() for clinic in clinics}
     found: dict[str, Evaluation] = {}
     sizes: dict[str, int] = {}
