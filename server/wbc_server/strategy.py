@@ -41,7 +41,6 @@ from wbc_common.wire import (
 )
 from wbc_server.aggregation.robust import Aggregate, aggregate_of, too_few
 from wbc_server.aggregation.server_step import average_in, take_step
-from wbc_server.aggregation.weighted_sum import AT_ONCE
 from wbc_server.aggregation.weights import plan_weights
 from wbc_server.anchor_pool import find_pool, pool_sums, put_pool
 from wbc_server.exchange.participation import Roster, content_of, in_order, instruct
@@ -125,8 +124,9 @@ class WbcStrategy(Strategy):
 
         The round before is complete with the figures that came along, and committed; this one is kept.
         """
-        # Over a network an update takes longer to come than to add, so that none waits in memory for others.
-        total = aggregate_of(self.study.aggregation, at_once=1 if self.roster.is_between_hospitals else AT_ONCE)
+        # Over a network an update takes longer to come than to add, so that memory need not hold the sums.
+        folder = self.book.folder.path if self.roster.is_between_hospitals else None
+        total = aggregate_of(self.study.aggregation, folder)
         answered: list[str] = []
         sums: dict[str, ClassSums] = {}
         rows = {clinic: row for row, clinic in enumerate(self.roster.train)}

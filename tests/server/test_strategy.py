@@ -456,3 +456,17 @@ def test_an_order_statistic_of_too_few_updates_stops_the_study_before_the_round_
         train_round(strategy, grid_of(moves), without=("west",))
     assert "wbc-server resume FOLDER" in caught.value.remedy
     assert strategy.book.rounds_done == 0
+
+
+def test_the_tasks_of_a_round_share_one_copy_of_the_model(tmp_path: Path) -> None:
+    study = a_study(evaluation={"prediction_prior": "training"})
+    strategy = strategy_in(tmp_path, study)
+    strategy.take_up(a_model())
+    strategy.book.open_round(1)
+    strategy.book.keep(a_model())
+    messages = strategy.configure_train(1, ArrayRecord(), ConfigRecord(), grid_of(moves))
+    models = [message.content.array_records["model"] for message in messages]
+    assert len(models) == 3
+    assert len({id(model["backbone.weight"].data) for model in models}) == 1
+    assert len({id(model["head.bias"].data) for model in models}) == 2  # the held-out clinic's predicts under the case mix
+    assert np.shares_memory(strategy.model["head.weight"], np.frombuffer(models[0]["head.weight"].data, np.uint8))

@@ -1,17 +1,14 @@
 """What waits in an exchange, on disk: memory holds none of it, whatever the number of clinics.
 
 A task waits in case it must be asked again. Sums of floats depend on their order and clinics do not answer in one, so
-an early answer has to wait. One file without a name, which goes with the process, holds all one behind the other.
+an early answer has to wait. One file holds all of it, one behind the other.
 """
 
-import os
-import tempfile
-import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from wbc_common.errors import WbcError
+from wbc_server.scratch import Scratch
 
 
 @dataclass(frozen=True)
@@ -33,40 +30,17 @@ class Shelf:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._end = 0
-        self._laying = threading.Lock()
-        try:
-            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-        except OSError as error:
-            raise self._failure("make a file for tasks and answers", error) from error
+        self._file = Scratch(folder)
 
-    def _failure(self, what: str, error: OSError) -> WbcError:
-        return WbcError(
-            f"cannot {what} in {self._folder}: {error.strerror}",
-            remedy="make room on that disk, then go on from this round: wbc-server resume FOLDER",
-        )
-
-    def lay(self, content: bytes | memoryview) -> Place:
-        """Put something away.
-
-        Raises:
-            WbcError: the disk is full or cannot be written.
-        """
-        with self._laying:
-            place = Place(self._end, len(content))
-            try:
-                self._file.seek(place.start)
-                self._file.write(content)
-                self._file.flush()
-            except OSError as error:
-                raise self._failure(f"put {len(content):,} bytes away", error) from error
-            self._end += place.length
+    def lay(self, content: memoryview) -> Place:
+        """Put something away; WbcError if the disk is full or cannot be written."""
+        place = Place(self._file.reserve(len(content)), len(content))
+        self._file.write(place.start, content)
         return place
 
-    def take(self, place: Place) -> bytes:
+    def take(self, place: Place) -> bytearray:
         """What was put away there."""
-        return os.pread(self._file.fileno(), place.length, place.start)
+        return self._file.read(place.start, place.length)
 
     def __enter__(self) -> "Shelf":
         return self
@@ -84,7 +58,7 @@ class Reading:
 
     def read(self, size: int, /) -> bytes:
         """The next so many bytes; fewer at the end."""
-        found: list[bytes] = []
+        found: list[bytearray] = []
         while size > 0 and self._rest:
             place = self._rest.pop()
             now = Place(place.start, min(size, place.length))
