@@ -17,6 +17,7 @@ class RememberingLink:
     """In place of Flower's Runtime client."""
 
     def __init__(self) -> None:
+        self._interceptors = ()
         self.objects: dict[str, bytes] = {}
         self.asked: list[str] = []
         self.replies: dict[str, tuple[ProtoMessage, ObjectTree]] = {}  # by the name of the message that they answer

@@ -1,14 +1,18 @@
 """Parcels of tickets: a contract for each private thing of Flower that they rest on, and what memory holds of them."""
 
+import gc
 import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.app.message import array as flowers_array
+from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse
 from flwr.supercore.run import Run
+from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.superlink.grid import HttpGrid
 
 from links import RememberingLink
@@ -109,6 +113,33 @@ def test_flower_is_as_before_when_the_exchange_is_over(tmp_path: Path) -> None:
     with Shelf(tmp_path) as shelf, on_shelf(grid, shelf):
         pass
     assert open_parcel(answered(grid, link, make_parcel(TWICE_THE_SAME)).content) == TWICE_THE_SAME
+
+
+def http_messages() -> list[object]:
+    """Requests and answers that are in memory."""
+    return [found for found in gc.get_objects() if type(found) in (httpx.Request, httpx.Response)]
+
+
+def test_contract_an_answer_over_http_is_gone_with_its_piece(tmp_path: Path) -> None:
+    """Without the collector of cycles, which runs when it likes."""
+    grid, _ = flower()
+    piece = parcels._deflated(memoryview(b"piece"))
+    response = PullObjectResponse(object_found=True, object_available=True, object_content=piece)
+    client = RuntimeHttpClient("http://link")
+    client._client = httpx.Client(
+        transport=httpx.MockTransport(lambda request: httpx.Response(200, content=response.SerializeToString()))
+    )
+    grid._client = client
+    gc.collect()
+    gc.disable()
+    try:
+        with Shelf(tmp_path) as shelf, on_shelf(grid, shelf):
+            assert client.PullObject(PullObjectRequest(object_id="1")).object_found
+        assert not http_messages()
+        client.PullObject(PullObjectRequest(object_id="1"))
+        assert http_messages()  # why it is done
+    finally:
+        gc.enable()
 
 
 def test_few_pieces_are_in_memory_at_a_time(tmp_path: Path) -> None:

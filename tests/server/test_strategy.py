@@ -468,5 +468,5 @@ def test_the_tasks_of_a_round_share_one_copy_of_the_model(tmp_path: Path) -> Non
     models = [message.content.array_records["model"] for message in messages]
     assert len(models) == 3
     assert len({id(model["backbone.weight"].data) for model in models}) == 1
-    assert len({id(model["head.bias"].data) for model in models}) == 2  # the held-out clinic's predicts under the case mix
+    assert len({id(model["head.bias"].data) for model in models}) == 2  # the held-out clinic's is for the case mix
     assert np.shares_memory(strategy.model["head.weight"], np.frombuffer(models[0]["head.weight"].data, np.uint8))

@@ -7,7 +7,7 @@ else is Flower's: which objects a message has, requests, retries, and putting an
 
 What is used of Flower here is private; `tests/server/test_parcels.py` fails when an upgrade changes it. A piece is an
 `ArrayChunk` named by the SHA-256 of its deflated form, which the SuperLink checks; the pieces of an `Array` are kept
-under `_chunks`; `HttpGrid` has its Runtime client under `_runtime_client`.
+under `_chunks`; `HttpGrid` has its Runtime client under `_runtime_client`, and that has `_interceptors`.
 """
 
 import struct
@@ -15,11 +15,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import httpx
 from flwr.app import RecordDict
 from flwr.app.message.arraychunk import ArrayChunk
 from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse, PushObjectRequest, PushObjectResponse
 from flwr.supercore.constant import HEAD_VALUE_DIVIDER
 from flwr.supercore.inflatable.inflatable_object import get_object_id
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 
 from wbc_common.errors import MessageError
 from wbc_common.wire.packing import make_parcel, open_parcel, parcel_array
@@ -75,13 +77,12 @@ def places_of(records: RecordDict) -> list[Place]:
 def on_shelf(grid: "HttpGrid", shelf: Shelf) -> Iterator[None]:
     """Let Flower have tickets in place of pieces, both ways."""
     client = grid._runtime_client
-    push, pull = client.PushObject, client.PullObject
+    push, pull, interceptors = client.PushObject, client.PullObject, client._interceptors
 
     def push_piece(request: PushObjectRequest) -> PushObjectResponse:
         ticket = _content(request.object_content)
         if ticket is not None:
-            piece = shelf.take(Place(*_TICKET.unpack(ticket)))
-            request.object_content = _deflated(memoryview(piece))
+            request.object_content = _deflated(memoryview(shelf.take(Place(*_TICKET.unpack(ticket)))))
         return push(request)
 
     def pull_piece(request: PullObjectRequest) -> PullObjectResponse:
@@ -92,10 +93,25 @@ def on_shelf(grid: "HttpGrid", shelf: Shelf) -> Iterator[None]:
         return response
 
     client.PushObject, client.PullObject = push_piece, pull_piece  # type: ignore[method-assign]
+    client._interceptors = (*interceptors, _LettingGo())
     try:
         yield
     finally:
         client.PushObject, client.PullObject = push, pull  # type: ignore[method-assign]
+        client._interceptors = interceptors
+
+
+class _LettingGo:
+    """Lets go of what HTTP answers were read from.
+
+    It knows its answer, which knows its request: the pieces of both would stay until Python next looks for such cycles.
+    """
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        response = call_next(context)
+        response.read()
+        response.stream = httpx.ByteStream(b"")
+        return response
 
 
 def _ticket(place: Place) -> bytes:
