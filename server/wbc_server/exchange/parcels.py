@@ -108,6 +108,7 @@ class _LettingGo:
     """
 
     def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        """Pass on; the answer is read, and holds its content alone."""
         response = call_next(context)
         response.read()
         response.stream = httpx.ByteStream(b"")
