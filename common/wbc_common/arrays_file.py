@@ -1,12 +1,16 @@
-"""Arrays as a .safetensors file in parts: written without a copy of the model, and equal content gives equal bytes.
+"""Arrays as a .safetensors file in parts: written and read array by array, and equal content gives equal bytes.
 
 The library's own writer copies every array twice, orders metadata differently from run to run, and writes the memory of
-a transposed array under its logical shape. Reading is the library's. The format: eight bytes that tell the header's
-length, a JSON header, then the arrays one behind the other (https://huggingface.co/docs/safetensors).
+a transposed array under its logical shape. Reading is the library's, but where a file is of our own writing and larger
+than memory shall hold: the library maps it, and keeps all that was looked at. The format: eight bytes that tell the
+header's length, a JSON header, then the arrays one behind the other (https://huggingface.co/docs/safetensors).
 """
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from pathlib import Path
 
 import numpy as np
 
@@ -20,29 +24,72 @@ _TYPES = {
         **{"u8": "U64", "u4": "U32", "u2": "U16", "u1": "U8"},
     }.items()
 }
+_KINDS = {name: kind for kind, name in _TYPES.items()}
 
 
 def arrays_as_file(
     arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
-) -> list[bytes | memoryview]:
+) -> Iterator[bytes | memoryview]:
     """The parts of a whole .safetensors file; those of the arrays are views of their memory.
 
     Args:
-        arrays: by name, of numbers or booleans, of any shape.
+        arrays: by name, of numbers or booleans, of any shape. Each is looked up for the header and again for its part.
         metadata: what the file says of itself, in the order of the names.
 
     Raises:
         ValueError: an array of something else.
     """
     header: dict[str, object] = {_METADATA: dict(sorted(metadata.items()))} if metadata else {}
-    parts: list[bytes | memoryview] = []
+    kinds = {key: (value.dtype, value.shape) for key, value in arrays.items()}
+    names = sorted(kinds, key=lambda key: (-kinds[key][0].itemsize, key))
     end = 0
-    for key, value in sorted(arrays.items(), key=lambda item: (-item[1].itemsize, item[0])):
-        if value.dtype not in _TYPES:
-            raise ValueError(f"array '{key}' of {value.dtype} has no place in a .safetensors file")
-        start, end = end, end + value.nbytes
-        header[key] = {"dtype": _TYPES[value.dtype], "shape": list(value.shape), "data_offsets": [start, end]}
-        parts.append(np.asarray(value, order="C").reshape(-1).view(np.uint8).data)
+    for key in names:
+        dtype, shape = kinds[key]
+        if dtype not in _TYPES:
+            raise ValueError(f"array '{key}' of {dtype} has no place in a .safetensors file")
+        start, end = end, end + dtype.itemsize * math.prod(shape)
+        header[key] = {"dtype": _TYPES[dtype], "shape": list(shape), "data_offsets": [start, end]}
     written = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     written += b" " * (-len(written) % _ALIGNMENT)
-    return [len(written).to_bytes(8, "little"), written, *parts]
+    return chain((len(written).to_bytes(8, "little"), written), (_bytes_of(arrays[key]) for key in names))
+
+
+class ArraysInFile(Mapping[str, np.ndarray]):
+    """Arrays of a file that `arrays_as_file` wrote, each read when it is looked up; the file may be removed meanwhile.
+
+    Raises:
+        OSError, ValueError: there is no such file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        length = int.from_bytes(self._file.read(8), "little")
+        if length > path.stat().st_size:
+            raise ValueError(f"a header of {length} bytes, longer than the file")
+        header = json.loads(self._file.read(length))
+        if not isinstance(header, dict):
+            raise ValueError("a header that names no arrays")
+        self._first = 8 + length
+        self._places = {
+            key: (_KINDS[value["dtype"]], tuple(value["shape"]), int(value["data_offsets"][0]))
+            for key, value in header.items()
+            if key != _METADATA
+        }
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        dtype, shape, start = self._places[key]
+        self._file.seek(self._first + start)
+        return np.fromfile(self._file, dtype, math.prod(shape)).reshape(shape)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def _bytes_of(value: np.ndarray) -> memoryview:
+    return np.asarray(value, order="C").reshape(-1).view(np.uint8).data

@@ -1,6 +1,7 @@
 """Files that are whole or absent, secrets that only their owner reads, and where a cache lies."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -11,7 +12,12 @@ def cache_folder() -> Path:
 
 
 def write_atomically(path: Path, *parts: bytes | memoryview, mode: int = 0o644) -> None:
-    """Write a whole file, part by part, or nothing, and durably; its folder is made where needed.
+    """Write a whole file or nothing, and durably; its folder is made where needed."""
+    write_parts_atomically(path, parts, mode)
+
+
+def write_parts_atomically(path: Path, parts: Iterable[bytes | memoryview], mode: int = 0o644) -> None:
+    """Write a whole file, part by part as each is there, or nothing, and durably.
 
     To a temporary name, to disk, then renamed, and the rename to disk as well: after a power cut an older content, such
     as an ε that was spent since, does not come back.

@@ -6,13 +6,14 @@ nobody; and a clinic whose sums are not in the pool must not take them out of it
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 
 import numpy as np
 
 from wbc_common.study import StudyConfig
 from wbc_common.wire import Arrays, ClassSums
+from wbc_server.aggregation.lazily import with_arrays
 
 _SUMS, _COUNTS, _CLINICS = "anchors/sums", "anchors/counts", "anchors/clinics"
 
@@ -30,13 +31,14 @@ def pool_sums(sums: Mapping[str, ClassSums]) -> AnchorPool | None:
     return AnchorPool(reduce(add, sums.values()), tuple(sums)) if len(sums) > 1 else None
 
 
-def put_pool(state: Mapping[str, np.ndarray], pool: AnchorPool | None, study: StudyConfig) -> Arrays:
-    """The server's state with this pool in place of the last one."""
-    rest = {key: value for key, value in state.items() if key not in (_SUMS, _COUNTS, _CLINICS)}
-    if pool is None:
-        return rest
-    held = np.array([clinic in pool.clinics for clinic in sorted(study.clinics.train)])
-    return {**rest, _SUMS: pool.totals.sums, _COUNTS: pool.totals.counts, _CLINICS: held}
+def put_pool(state: Mapping[str, np.ndarray], pool: AnchorPool | None, study: StudyConfig) -> Mapping[str, np.ndarray]:
+    """The server's state with this pool in place of the last one; the rest is looked up when it is wanted."""
+    pooled: Arrays = {}
+    if pool is not None:
+        held = np.array([clinic in pool.clinics for clinic in sorted(study.clinics.train)])
+        pooled = {_SUMS: pool.totals.sums, _COUNTS: pool.totals.counts, _CLINICS: held}
+    more = {key: partial(pooled.__getitem__, key) for key in pooled}
+    return with_arrays(state, more, without=(_SUMS, _COUNTS, _CLINICS))
 
 
 def find_pool(state: Mapping[str, np.ndarray], study: StudyConfig) -> AnchorPool | None:

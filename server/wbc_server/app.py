@@ -3,8 +3,9 @@
 import json
 import logging
 import threading
+from typing import TYPE_CHECKING, cast
 
-from flwr.app import Context
+from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
 from wbc_common.files import write_atomically
@@ -13,7 +14,7 @@ from wbc_common.models import build_model, model_arrays
 from wbc_common.seeds import derive_seed
 from wbc_common.study import StudyConfig
 from wbc_common.weights import load_initial_weights
-from wbc_common.wire import Arrays, encode_arrays
+from wbc_common.wire import Arrays
 from wbc_server.aggregation.weights import backbone_shares
 from wbc_server.cautions import cautions, heavy_cautions
 from wbc_server.events import Cautioned, StudyFinished, StudyStarted, announce
@@ -34,6 +35,9 @@ from wbc_server.selection import name_export
 from wbc_server.stain_pool import pool_stain
 from wbc_server.strategy import WbcStrategy
 
+if TYPE_CHECKING:
+    from flwr.superlink.grid import HttpGrid
+
 log = logging.getLogger(__name__)
 
 app = ServerApp()
@@ -49,7 +53,7 @@ def main(grid: Grid, context: Context) -> None:
         return
     hand_back_freed_memory()
     with sole_writer(folder):
-        run_study(AttendingGrid(grid, deployment), folder, deployment)
+        run_study(AttendingGrid(cast("HttpGrid", grid), deployment), folder, deployment)
 
 
 def run_study(grid: Grid, folder: RunFolder, deployment: Deployment | None = None) -> None:
@@ -109,12 +113,13 @@ def expected_at_the_end(study: StudyConfig, roster: Roster, book: RoundBook, dep
 def _run_rounds(grid: Grid, strategy: WbcStrategy) -> None:
     book, study = strategy.book, strategy.study
     left = study.rounds - book.rounds_done
+    if left <= 0 and book.awaited_round is None:
+        return
+    strategy.take_up(book.load(book.rounds_done) if book.rounds_done else initial_model(study))
     if left > 0:
         threading.Thread(target=load_drawing).start()  # while clinics train, not after
-        first = encode_arrays(book.load(book.rounds_done) if book.rounds_done else initial_model(study))
-        strategy.start(grid, first, num_rounds=left, timeout=strategy.timeout_seconds)
-    if book.awaited_round is not None:
-        strategy.close(grid, book.load(book.awaited_round))
+        strategy.start(grid, ArrayRecord(), num_rounds=left, timeout=strategy.timeout_seconds)
+    strategy.close(grid)
 
 
 def _nodes(grid: Grid, study: StudyConfig, deployment: Deployment | None) -> dict[int, str] | None:

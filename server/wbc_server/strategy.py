@@ -6,6 +6,9 @@ round's model come with the next round, and those of the last one with a closing
 counts, class sums come with the updates too, and their total goes out with the next round. Each update passes the
 gate and is added as it arrives, in name order, so that the same updates give the same bits. A refused or missing reply
 is named in the round's record and the round goes on.
+
+The model is held once: encoded, as tasks carry it, and read as views of that. Flower's loop would hold the first model
+beside the present one to the end; it carries an empty record.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -38,7 +41,6 @@ from wbc_common.wire import (
 )
 from wbc_server.aggregation.robust import Aggregate, aggregate_of, too_few
 from wbc_server.aggregation.server_step import average_in, take_step
-from wbc_server.aggregation.weighted_sum import AT_ONCE
 from wbc_server.aggregation.weights import plan_weights
 from wbc_server.anchor_pool import find_pool, pool_sums, put_pool
 from wbc_server.exchange.participation import Roster, content_of, in_order, instruct
@@ -64,10 +66,16 @@ class WbcStrategy(Strategy):
         self.book = book
         self.timeout_seconds = timeout_seconds
         self.weights = plan_weights(roster.training_counts(), study.aggregation)
-        self.model: Arrays = {}
+        self.take_up({})
         self._pool = find_pool(book.load_state(), study)
         self.stain = stain
         self._rounds_before = book.rounds_done
+
+    def take_up(self, model: Arrays) -> None:
+        """Go on from a model; the one before is let go first."""
+        self._encoded, self.model = ArrayRecord(), {}
+        self._encoded = encode_arrays(model)
+        self.model = record_arrays(self._encoded)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -75,7 +83,6 @@ class WbcStrategy(Strategy):
         """Training tasks; and for held-out clinics to measure the same model, where its figures are due."""
         round_number = server_round + self._rounds_before
         self.book.open_round(round_number)
-        self.model = record_arrays(arrays)
         task = Task("train", self.study.hash, round_number, self.model, stain=self.stain)
         predicting = self._predicting()
         if predicting is not self.model:
@@ -86,11 +93,14 @@ class WbcStrategy(Strategy):
         """A clinic whose sums are not in the pool must not take them out of it: it trains without the term."""
         pool = self._pool
         if pool is None:
-            return instruct(task, self.roster, self.roster.train)
+            return instruct(task, self.roster, self.roster.train, model=self._encoded)
         within = [clinic for clinic in self.roster.train if clinic in pool.clinics]
         without = [clinic for clinic in self.roster.train if clinic not in pool.clinics]
         aligned = replace(task, totals=pool.totals)
-        messages = [*instruct(aligned, self.roster, within), *instruct(task, self.roster, without)]
+        messages = [
+            *instruct(aligned, self.roster, within, model=self._encoded),
+            *instruct(task, self.roster, without, model=self._encoded),
+        ]
         # In name order, in which replies are taken: one asked later than its turn would keep others in memory.
         return sorted(messages, key=lambda message: self.roster.clinic_of(message.metadata.dst_node_id) or "")
 
@@ -99,8 +109,10 @@ class WbcStrategy(Strategy):
         number = self.book.awaited_round
         if number is None or not self.study.evaluates(number):
             return []
-        task = Task("evaluate", self.study.hash, number, self._predicting(), split=split)
-        return instruct(task, self.roster, clinics)
+        predicting = self._predicting()
+        task = Task("evaluate", self.study.hash, number, predicting, split=split)
+        changed = {key: value for key, value in predicting.items() if value is not self.model[key]}
+        return instruct(task, self.roster, clinics, model=ArrayRecord({**self._encoded, **encode_arrays(changed)}))
 
     def _predicting(self) -> Arrays:
         return for_prediction(self.model, self.study, self.roster.training_counts().sum(axis=0))
@@ -112,8 +124,9 @@ class WbcStrategy(Strategy):
 
         The round before is complete with the figures that came along, and committed; this one is kept.
         """
-        # Over a network an update takes longer to come than to add, so that none waits in memory for others.
-        total = aggregate_of(self.study.aggregation, at_once=1 if self.roster.is_between_hospitals else AT_ONCE)
+        # Over a network an update takes longer to come than to add, so that memory need not hold the sums.
+        folder = self.book.folder.path if self.roster.is_between_hospitals else None
+        total = aggregate_of(self.study.aggregation, folder)
         answered: list[str] = []
         sums: dict[str, ClassSums] = {}
         rows = {clinic: row for row, clinic in enumerate(self.roster.train)}
@@ -135,12 +148,14 @@ class WbcStrategy(Strategy):
         self._check_quorum(answered)
         state = self.book.load_state()
         if answered:
-            self.model, state = take_step(self.model, total.mean(), state, self.study.aggregation)
-        del total  # the running average takes as much memory again
+            model, state = take_step(self.model, total.mean(), state, self.study.aggregation)
+            self.take_up(model)
+            del model
+        del total
         state = average_in(self.model, state, self.study, self.book.open_round_number)
         self._pool = pool_sums(sums)
         self.book.keep(self.model, put_pool(state, self._pool, self.study))
-        return encode_arrays(self.model), None
+        return None, None
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -152,13 +167,8 @@ class WbcStrategy(Strategy):
         """Nothing: figures come with the next round."""
         return None
 
-    def close(self, grid: Grid, arrays: Arrays) -> None:
-        """Measure the model of the last round, which no other round follows, and commit that round.
-
-        Args:
-            arrays: the model after it.
-        """
-        self.model = arrays
+    def close(self, grid: Grid) -> None:
+        """Measure the model of the last round, which no other round follows, and commit that round."""
         messages = [
             *self._measuring(self.roster.train, split="val"),
             *self._measuring(self.roster.held_out, split="all"),

@@ -2,7 +2,8 @@
 
 Starts a whole federation (coordinator, gateway, SuperLink, a node a clinic) of small in-silico clinics and reads the
 journal: a round's seconds less those of the slowest clinic's training. What is left is sending, starting, measuring the
-received model and, where the alignment term counts, class sums. Beside it the coordinator's memory, by process. With
+received model and, where the alignment term counts, class sums. Beside it the coordinator's memory, by process: the
+kernel's own note of its peak, and the median over the second half of its life, in which it mostly waits. With
 --nice, clinics give way to the coordinator, with which hospitals would not share a machine. With --slow, the processes
 of one clinic are stopped and let go in turns, so that they get a share of the machine's time.
 """
@@ -20,7 +21,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from processes import memory_mb
+from processes import resident_mb
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from family import command_line, family
@@ -73,19 +74,20 @@ def main() -> None:
         seconds, memory = run(federation, given.slow, given.nice)
         records = [json.loads(line) for line in (federation.coordinator / "run/rounds.jsonl").read_text().splitlines()]
         tell(records, seconds)
-    print("coordinator's peak memory, MB: " + ", ".join(f"{name} {peak:.0f}" for name, peak in memory.items()))
+    told = (f"{name} {peak:.0f} (at rest {rest:.0f})" for name, (peak, rest) in memory.items())
+    print("coordinator's peak memory, MB: " + ", ".join(told))
 
 
-def run(federation: Federation, slow: float, nice: int) -> tuple[float, dict[str, float]]:
-    """Run a federation to its report; seconds from the first start to the coordinator's end, its peak MB by process."""
+def run(federation: Federation, slow: float, nice: int) -> tuple[float, dict[str, tuple[float, float]]]:
+    """Run a federation to its report; seconds from the first start to the coordinator's end, and its MB by process."""
     began = time.monotonic()
     log = federation.coordinator / "coordinator.log"
     coordinator = launch("wbc-server", "start", str(federation.coordinator), log=log, OMP_NUM_THREADS="1")
     nodes = {clinic: launch_clinic(federation, clinic) for clinic in federation.clinics}
     for node in nodes.values():
         os.setpriority(os.PRIO_PROCESS, node.pid, nice)  # its processes inherit it
-    over, peaks = threading.Event(), dict.fromkeys(COORDINATOR, 0.0)
-    watchers = [threading.Thread(target=watch_memory, args=(coordinator.pid, peaks, over))]
+    over, seen = threading.Event(), {name: [(0.0, 0.0)] for name in COORDINATOR}
+    watchers = [threading.Thread(target=watch_memory, args=(coordinator.pid, seen, over))]
     if slow > 1:
         watchers.append(threading.Thread(target=hold_back, args=(nodes["clinic-00"], slow, over)))
     for watcher in watchers:
@@ -101,16 +103,18 @@ def run(federation: Federation, slow: float, nice: int) -> tuple[float, dict[str
         end(node)
     if code:
         raise SystemExit(log.read_text())
-    return seconds, peaks
+    peaks = {name: max(peak for peak, _ in found) for name, found in seen.items()}
+    rests = {name: statistics.median(now for _, now in found[len(found) // 2 :]) for name, found in seen.items()}
+    return seconds, {name: (peaks[name], rests[name]) for name in COORDINATOR}
 
 
-def watch_memory(root: int, peaks: dict[str, float], over: threading.Event) -> None:
-    """Keep the largest memory of each kind of process below one."""
-    while not over.wait(1.0):
+def watch_memory(root: int, seen: dict[str, list[tuple[float, float]]], over: threading.Event) -> None:
+    """Note peak and present memory of each kind of process below one."""
+    while not over.wait(0.3):
         for process in family(root):
             line = command_line(process)
-            for name in (name for name in peaks if name in line):
-                peaks[name] = max(peaks[name], memory_mb(process))
+            for name in (name for name in seen if name in line):
+                seen[name].append(resident_mb(process))
 
 
 def hold_back(node: "subprocess.Popen[bytes]", times: float, over: threading.Event) -> None:

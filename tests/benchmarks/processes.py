@@ -84,3 +84,14 @@ def memory_mb(pid: int) -> float:
     except OSError:
         return 0.0
     return next((int(line.split()[1]) / 1024 for line in text.splitlines() if line.startswith("Pss:")), 0.0)
+
+
+def resident_mb(pid: int) -> tuple[float, float]:
+    """The most memory that a process ever had, and what it has now, with all of what it shares; 0 if it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0, 0.0
+    said = dict(line.split(":", 1) for line in lines)
+    peak, now = (float(said.get(name, "0 kB").split()[0]) / 1024 for name in ("VmHWM", "VmRSS"))
+    return peak, now

@@ -8,7 +8,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load, save
 
-from wbc_common.arrays_file import arrays_as_file
+from wbc_common.arrays_file import ArraysInFile, arrays_as_file
 
 ARRAYS = {
     "weight": np.arange(12, dtype=np.float32).reshape(3, 4),
@@ -53,6 +53,26 @@ def test_numbers_of_every_type_come_back(kind):
 def test_an_array_of_something_else_is_refused():
     with pytest.raises(ValueError, match="'a' of object"):
         arrays_as_file({"a": np.array([None])})
+
+
+def test_arrays_are_read_one_by_one_also_when_the_file_is_gone(tmp_path):
+    path = tmp_path / "file.safetensors"
+    path.write_bytes(as_bytes(ARRAYS, MANY))
+    found = ArraysInFile(path)
+    path.unlink()
+    assert found.keys() == ARRAYS.keys()
+    for key, value in ARRAYS.items():
+        assert (found[key].dtype, found[key].shape) == (value.dtype, value.shape)
+        np.testing.assert_array_equal(found[key], value)
+    assert "missing" not in found
+
+
+@pytest.mark.parametrize("content", [b"", b"no model", b"\xff" * 16, (2).to_bytes(8, "little") + b"[]"])
+def test_a_file_of_something_else_is_not_read(tmp_path, content):
+    path = tmp_path / "file.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"header|JSON|Expecting"):
+        ArraysInFile(path)
 
 
 def test_tensors_begin_at_a_multiple_of_eight_bytes():

@@ -1,5 +1,6 @@
 """Class-count-aware FedAvg against slow loops written straight from docs/method.md §2, and its exact limits."""
 
+import errno
 import gc
 import os
 import shutil
@@ -11,10 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wbc_common.errors import WbcError
 from wbc_common.study import AggregationSettings
 from wbc_server.aggregation import add_scaled as adding
 from wbc_server.aggregation.add_scaled import add_scaled
 from wbc_server.aggregation.pieces import PIECE
+from wbc_server.aggregation.sums import SumsInFile
 from wbc_server.aggregation.weighted_sum import WeightedSum
 from wbc_server.aggregation.weights import (
     apply_step,
@@ -245,6 +248,35 @@ def test_adding_takes_no_second_copy_of_a_model():
     assert peak_bytes < 8_000_000  # a float64 copy would be 32 MB, a float32 one 16 MB
 
 
+def test_sums_in_a_file_are_not_in_memory(tmp_path):
+    delta = {f"backbone.{number}": np.ones((1000, 1000), np.float32) for number in range(8)}
+    tracemalloc.start()
+    try:
+        total = WeightedSum(at_once=1, sums=SumsInFile(tmp_path))
+        for _ in range(2):
+            total.add(delta, 1.0, np.ones(5))
+        adding = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        stepped = apply_step(delta, total.mean(), 1.0)
+        stepping = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert adding < 16e6  # a few pieces of 2 MB; the sums are 64 MB
+    assert stepping < 32e6 + 16e6  # the new model, an array in float64 and pieces of it
+    assert all((value == 2).all() for value in stepped.values())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_cannot_take_the_sums_is_said(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    total = WeightedSum(at_once=1, sums=SumsInFile(tmp_path))
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(WbcError, match="No space left on device"):
+        total.add({"backbone.x": np.ones(3, np.float32)}, 1.0, np.ones(2))
+
+
 def test_every_element_of_a_large_array_is_added():
     delta = np.arange(300_000, dtype=np.float32).reshape(3, 100_000)
     total = WeightedSum()
@@ -282,13 +314,15 @@ def test_scaled_values_are_added_with_the_bits_of_numpys_own_sum(size, number):
 
 @pytest.mark.usefixtures("each_way_of_adding")
 @pytest.mark.parametrize(("threads", "at_once"), [(1, 5), (2, 5), (3, 5), (2, 1), (2, 2)])
+@pytest.mark.parametrize("in_file", [False, True])
 def test_the_bits_are_those_of_a_plain_float64_sum_whatever_the_threads_and_however_many_wait(
-    threads, at_once, torch_threads
+    threads, at_once, in_file, torch_threads, tmp_path
 ):
     torch_threads(threads)
     generator = np.random.default_rng(0)
     shapes = {"backbone.small": (5, 7), "backbone.large": (3, PIECE + 1), "head.weight": (2, 4)}
-    total, plain = WeightedSum(at_once), {key: np.zeros(shape) for key, shape in shapes.items()}
+    total = WeightedSum(at_once, SumsInFile(tmp_path) if in_file else None)
+    plain = {key: np.zeros(shape) for key, shape in shapes.items()}
     for weight in (0.1, 1 / 3, 12345.678):
         delta = {key: generator.normal(size=shape).astype(np.float32) for key, shape in shapes.items()}
         total.add(delta, weight, np.array([weight, weight]))

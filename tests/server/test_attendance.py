@@ -10,15 +10,17 @@ from flwr.app import ConfigRecord, Error, Message, Metadata, RecordDict
 from flwr.app.message import make_message
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.server.superlink.linkstate import LinkStateFactory
-from flwr.serverapp import Grid
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supercore.run import Run
 from flwr.superlink.federation import NoOpFederationManager
+from flwr.superlink.grid import HttpGrid
 
+from links import RememberingLink
 from wbc_common.errors import ClinicAbsent, ConnectionFailure
 from wbc_common.study import StudyConfig, parse_study
 from wbc_common.wire import Description, Task, encode_reply, encode_task
-from wbc_common.wire.packing import make_parcel, open_parcel, pack, unpack
+from wbc_common.wire.packing import make_parcel, open_parcel, pack
 from wbc_server.exchange import attendance
 from wbc_server.exchange.attendance import AWAY_CODE, LATE_CODE, AttendingGrid, await_clinics
 from wbc_server.exchange.deployment import Deployment
@@ -33,31 +35,28 @@ NODES = {1: "east", 2: "north", 3: "west"}
 Answer = Callable[[Message], Message | None]
 
 
-class ScriptedGrid(Grid):
-    """Flower's Grid and the nodes behind it: each answers a parcel as its script says, which says None while it works.
+class ScriptedGrid(HttpGrid):
+    """Flower's own Grid over a SuperLink and the nodes behind it, which answer as their scripts say.
 
-    A node that has answered asks for the next task, as does one in `empty_handed`, which lost what it was given: the
-    gateway then notes that it is idle.
+    A script says None while its node works. A node that has answered asks for the next task, as does one in
+    `empty_handed`, which lost what it was given: the gateway then notes that it is idle.
     """
 
     def __init__(self, deployment: Deployment, answers: dict[int, Answer], there: Iterable[int] = NODES) -> None:
         InProcessGrid(lambda message, context: message, {})  # type: ignore[arg-type]  # gives messages a sender
+        super().__init__(token="token")
+        self.set_run(Run.create_empty(1))
+        self._client = self.link = RememberingLink()  # type: ignore[assignment]
         self.deployment = deployment
         self.answers = answers
         self.there = set(there)
         self.empty_handed: set[int] = set()
-        self.sent: list[Message] = []
         self.pulled: list[list[str]] = []
-        self._replies: dict[str, Message] = {}
-
-    def set_run(self, run: object) -> None: ...
 
     @property
-    def run(self) -> object:
-        return None
-
-    def create_message(self, *_: object, **__: object) -> Message:
-        raise NotImplementedError
+    def sent(self) -> list[Message]:
+        """What nodes were asked, as they find it."""
+        return [self.link.message(name) for name in self.link.asked]
 
     def get_node_ids(self) -> list[int]:
         self.work()
@@ -66,8 +65,8 @@ class ScriptedGrid(Grid):
     def work(self) -> None:
         for message in self.sent:
             node, name = message.metadata.dst_node_id, message.metadata.message_id
-            if name not in self._replies and (reply := self.answers[node](message)):
-                self._replies[name] = reply
+            if name not in self.link.replies and (reply := self.answers[node](message)):
+                self.link.keep_reply(reply, name)
                 self.asks_for_a_task(node)
         for node in self.empty_handed:
             self.asks_for_a_task(node)
@@ -75,24 +74,18 @@ class ScriptedGrid(Grid):
     def asks_for_a_task(self, node: int) -> None:
         self.deployment.idle(NODES[node]).set(self.deployment.tasks.last())
 
-    def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        first = len(self.sent)
-        for message in messages:
-            message.metadata.__dict__["_message_id"] = str(len(self.sent))
-            self.sent.append(message)
-        return [str(number) for number in range(first, len(self.sent))]
-
-    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         wanted = list(message_ids)
         self.pulled.append(wanted)
-        return [self._replies[name] for name in wanted if name in self._replies]
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        raise NotImplementedError
+        return super().pull_messages(wanted)
 
 
 def echo(message: Message) -> Message:
     return Message(make_parcel(open_parcel(message.content)), reply_to=message)
+
+
+def parcel(records: RecordDict) -> RecordDict:
+    return make_parcel(b"".join(pack(records)))
 
 
 def silent(message: Message) -> None:
@@ -112,7 +105,8 @@ def exchange(grid: AttendingGrid, nodes: Iterable[int], timeout: float = 0.3) ->
     return {reply.metadata.src_node_id: reply for reply in grid.send_and_receive(messages, timeout=timeout)}
 
 
-def test_records_travel_as_one_parcel_and_come_back_as_records(tmp_path: Path) -> None:
+def test_records_travel_as_one_parcel_and_come_back_as_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    laid = lengths_laid(monkeypatch)
     grid, flower = attending(tmp_path, {1: echo, 2: echo})
     began = time.monotonic()
     replies = exchange(grid, [1, 2], timeout=60.0)
@@ -120,16 +114,22 @@ def test_records_travel_as_one_parcel_and_come_back_as_records(tmp_path: Path) -
     assert list(replies) == [1, 2]
     assert "task" in replies[1].content
     assert [list(message.content) for message in flower.sent] == [["parcel"], ["parcel"]]
-    assert flower.sent[0].content is flower.sent[1].content  # packed once for all
+    assert len(laid) == 1 + 2  # the task, packed once for all, and the answers
     assert Deployment(tmp_path).tasks.last() > 0
+
+
+def lengths_laid(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The lengths of all that is put on a shelf from now on."""
+    laid: list[int] = []
+    lay = Shelf.lay
+    monkeypatch.setattr(Shelf, "lay", lambda self, content: laid.append(len(content)) or lay(self, content))
+    return laid
 
 
 def test_answers_wait_on_disk_for_their_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attendance, "_LOOK_SECONDS", 0.05)
     looks: list[int] = []
-    laid: list[int] = []
-    lay = Shelf.lay
-    monkeypatch.setattr(Shelf, "lay", lambda self, content: laid.append(len(content)) or lay(self, content))
+    laid = lengths_laid(monkeypatch)
 
     def late(message: Message) -> Message | None:
         looks.append(1)
@@ -137,7 +137,7 @@ def test_answers_wait_on_disk_for_their_turn(tmp_path: Path, monkeypatch: pytest
 
     def large(message: Message) -> Message:
         records = RecordDict({"of": ConfigRecord({"node": message.metadata.dst_node_id, "much": b"x" * 100_000})})
-        return Message(make_parcel(pack(records)), reply_to=message)
+        return Message(parcel(records), reply_to=message)
 
     grid, _ = attending(tmp_path, {1: late, 2: large, 3: large})
     replies = exchange(grid, [1, 2, 3], timeout=10.0)
@@ -152,7 +152,10 @@ def test_one_answer_is_taken_from_flower_at_a_time_and_of_those_alone_that_have_
     monkeypatch.setattr(attendance, "_LOOK_SECONDS", 0.05)
     grid, flower = attending(tmp_path, {1: echo, 2: silent, 3: echo})
     assert list(exchange(grid, [1, 2, 3])) == [1, 2, 3]
-    assert flower.pulled == [["0"], ["2"]]  # in the middle of an answer Flower would wait for the rest of it
+    assert flower.pulled == [
+        [flower.link.asked[0]],
+        [flower.link.asked[2]],
+    ]  # in the middle of an answer Flower would wait for the rest of it
 
 
 def test_who_does_not_answer_in_time_is_late_in_its_own_name(tmp_path: Path) -> None:
@@ -234,26 +237,26 @@ def test_a_node_that_asked_for_a_task_before_this_one_was_there_has_not_lost_it(
     assert len(flower.sent) == 1
 
 
-@pytest.mark.parametrize("answered", [{"0"}, {"0", "1"}])
+@pytest.mark.parametrize("answered", [{0}, {0, 1}])
 def test_an_answer_to_any_asking_counts_and_one_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answered: set[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answered: set[int]
 ) -> None:
     monkeypatch.setattr(attendance, "_LOOK_SECONDS", 0.05)
 
     def slow(message: Message) -> Message | None:
         """Still works when it is taken to have lost its task."""
-        name = message.metadata.message_id
-        if len(flower.sent) == 1 or name not in answered:
+        asking = flower.link.asked.index(message.metadata.message_id)
+        if len(flower.sent) == 1 or asking not in answered:
             return None
         flower.empty_handed.clear()
-        return Message(make_parcel(pack(RecordDict({"to": ConfigRecord({"message": name})}))), reply_to=message)
+        return Message(parcel(RecordDict({"to": ConfigRecord({"asking": asking})})), reply_to=message)
 
     grid, flower = attending(tmp_path, {1: slow})
     flower.empty_handed = {1}
     messages = [Message(encode_task(Task("describe", "hash")), 1, "query.describe")]
     replies = list(grid.send_and_receive(messages, timeout=5.0))
     assert len(flower.sent) == 2
-    assert [reply.content["to"]["message"] for reply in replies] == ["0"]
+    assert [reply.content["to"]["asking"] for reply in replies] == [0]
 
 
 def test_a_node_that_loses_its_task_again_and_again_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,7 +274,7 @@ def test_what_a_node_sends_unasked_is_nobodys_answer(tmp_path: Path, monkeypatch
     pull = ScriptedGrid.pull_messages
 
     def with_another(self: ScriptedGrid, message_ids: Iterable[str]) -> list[Message]:
-        return [Message(make_parcel(pack(RecordDict())), 1, "train"), *pull(self, message_ids)]
+        return [Message(parcel(RecordDict()), 1, "train"), *pull(self, message_ids)]
 
     monkeypatch.setattr(ScriptedGrid, "pull_messages", with_another)
     grid, _ = attending(tmp_path, {1: echo})
@@ -314,12 +317,6 @@ def test_a_reply_that_is_no_parcel_is_that_clinics_error(tmp_path: Path, records
     assert exchange(grid, [1])[1].has_error()
 
 
-def test_a_parcel_gives_back_the_same_records() -> None:
-    records = encode_task(Task("train", "hash", 2, {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}))
-    again = unpack(open_parcel(make_parcel(pack(records))))
-    assert again == records
-
-
 def test_a_start_waits_for_the_wanted_clinics_and_goes_on_with_those_that_came(tmp_path: Path) -> None:
     grid = ScriptedGrid(Deployment(tmp_path), {}, there=[1, 2, 99])
     assert await_clinics(grid, lambda: NODES, ["east", "north"], 5.0) == {1: "east", 2: "north"}
@@ -352,7 +349,7 @@ def a_study(quorum: float = 0.5) -> StudyConfig:
 
 def describes(clinic: str) -> Answer:
     description = Description(clinic, np.full((3, 5), 2.0))
-    return lambda message: Message(make_parcel(pack(encode_reply(description))), reply_to=message)
+    return lambda message: Message(parcel(encode_reply(description)), reply_to=message)
 
 
 def test_a_clinic_that_calls_itself_by_anothers_name_is_left_out(tmp_path: Path) -> None:

@@ -1,11 +1,15 @@
 """The server's optimisers on the mean change, by numbers worked by hand, and what has to survive a restart."""
 
+import tracemalloc
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from wbc_common.study import AggregationSettings, StudyConfig, parse_study
 from wbc_common.wire import Arrays
 from wbc_server.aggregation.server_step import average_in, averaged_model, is_averaged, take_step
+from wbc_server.record import checkpoints
 
 
 def model(value: float = 1.0) -> Arrays:
@@ -73,6 +77,24 @@ def test_the_average_is_that_of_the_last_third_of_the_rounds() -> None:
     assert found["backbone.weight"].tolist() == [(25 + 36) / 2] * 2
     assert found["backbone.weight"].dtype == np.float32
     assert found["steps"] == 7
+
+
+@pytest.mark.parametrize("optimizer", ["fedavgm", "fedadam"])
+def test_what_is_carried_along_is_written_and_read_array_by_array(optimizer: str, tmp_path: Path) -> None:
+    deltas = {f"backbone.{number}": np.ones(500_000) for number in range(8)}  # 32 MB
+    before = {key: np.zeros(500_000, np.float32) for key in deltas}
+    tracemalloc.start()
+    try:
+        stepped, state = take_step(before, deltas, {}, AggregationSettings(optimizer=optimizer))
+        state = average_in(stepped, state, a_study(), 5)
+        reference = checkpoints.save(tmp_path, 5, state, {})
+        loaded = checkpoints.load(tmp_path, reference)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 16e6 + 20e6  # the model, and a few arrays of 4 MB
+    assert loaded.keys() == state.keys()
+    assert all((loaded[key] == state[key]).all() for key in loaded)
 
 
 def test_a_plan_that_exports_a_round_averages_nothing() -> None:

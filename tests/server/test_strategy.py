@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from wbc_common.errors import ConnectionFailure
 from wbc_common.study import StudyConfig, parse_study
@@ -20,9 +20,7 @@ from wbc_common.wire import (
     Task,
     Update,
     decode_task,
-    encode_arrays,
     encode_reply,
-    record_arrays,
 )
 from wbc_server.exchange.participation import Roster, in_order
 from wbc_server.record import journal
@@ -90,24 +88,25 @@ def grid_of(answer: Answer, seen: list[tuple[str, Task]] | None = None) -> InPro
 
 def train_round(strategy: WbcStrategy, grid: InProcessGrid, without: tuple[str, ...] = ()) -> Arrays:
     """One round's training on a model of ones, with no answer from the clinics in `without`."""
-    messages = strategy.configure_train(1, encode_arrays(a_model()), ConfigRecord(), grid)
+    strategy.take_up(a_model())
+    messages = strategy.configure_train(1, ArrayRecord(), ConfigRecord(), grid)
     lost = {NODES[clinic] for clinic in without}
     heard = [message for message in messages if message.metadata.dst_node_id not in lost]
-    record, _ = strategy.aggregate_train(1, grid.send_and_receive(heard))
-    assert record is not None
-    return record_arrays(record)
+    strategy.aggregate_train(1, grid.send_and_receive(heard))
+    return strategy.model
 
 
 def commit(strategy: WbcStrategy, answer: Answer = moves) -> dict[str, Any]:
     """Close after one round; its line in the journal."""
-    strategy.close(grid_of(answer), strategy.model)
+    strategy.close(grid_of(answer))
     return journal.read(strategy.book.folder.journal)[-1]
 
 
 def run(strategy: WbcStrategy, grid: InProcessGrid, rounds: int) -> list[dict[str, Any]]:
     """Rounds in Flower's own loop, closed; the journal."""
-    strategy.start(grid, encode_arrays(a_model()), num_rounds=rounds)
-    strategy.close(grid, strategy.model)
+    strategy.take_up(a_model())
+    strategy.start(grid, ArrayRecord(), num_rounds=rounds)
+    strategy.close(grid)
     return journal.read(strategy.book.folder.journal)
 
 
@@ -475,3 +474,17 @@ def test_an_order_statistic_of_too_few_updates_stops_the_study_before_the_round_
         train_round(strategy, grid_of(moves), without=("west",))
     assert "wbc-server resume FOLDER" in caught.value.remedy
     assert strategy.book.rounds_done == 0
+
+
+def test_the_tasks_of_a_round_share_one_copy_of_the_model(tmp_path: Path) -> None:
+    study = a_study(evaluation={"prediction_prior": "training"})
+    strategy = strategy_in(tmp_path, study)
+    strategy.take_up(a_model())
+    strategy.book.open_round(1)
+    strategy.book.keep(a_model())
+    messages = strategy.configure_train(1, ArrayRecord(), ConfigRecord(), grid_of(moves))
+    models = [message.content.array_records["model"] for message in messages]
+    assert len(models) == 3
+    assert len({id(model["backbone.weight"].data) for model in models}) == 1
+    assert len({id(model["head.bias"].data) for model in models}) == 2  # the held-out clinic's is for the case mix
+    assert np.shares_memory(strategy.model["head.weight"], np.frombuffer(models[0]["head.weight"].data, np.uint8))

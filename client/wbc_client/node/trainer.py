@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,9 +96,9 @@ def _answer(clinic: Path, request: bytes, *, socket: Path, device: "torch.device
         return clinic
 
     with _busy(socket):
-        reply = answer_records(approved_clinic, lambda: unpack(request))
+        reply = answer_records(approved_clinic, lambda: unpack(BytesIO(request)))
     if not isinstance(reply, Error):
-        return ANSWER + pack(reply)
+        return b"".join((ANSWER, *pack(reply)))
     end_if_lost(device)
     return ERROR + str(reply.reason).encode()
 

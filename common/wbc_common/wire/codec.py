@@ -7,7 +7,7 @@ decoded values make sense is for the receiver (`wbc_server.gate`, `wbc_client.bo
 from typing import get_args
 
 import numpy as np
-from flwr.app import ConfigRecord, ConfigRecordValues, Error, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, ConfigRecordValues, Error, RecordDict
 
 from wbc_common.stain_sums import StainSums
 from wbc_common.wire.measures import (
@@ -36,8 +36,12 @@ from wbc_common.wire.records import array, config, decode_arrays, encode_arrays,
 from wbc_common.wire.rounds import encode_evaluation, encode_round
 
 
-def encode_task(task: Task) -> RecordDict:
-    """Records of a task."""
+def encode_task(task: Task, model: ArrayRecord | None = None) -> RecordDict:
+    """Records of a task.
+
+    Args:
+        model: the task's model, where it is encoded already: tasks that share it need no copy each.
+    """
     values: dict[str, ConfigRecordValues] = {
         "kind": task.kind,
         "study-hash": task.study_hash,
@@ -48,7 +52,7 @@ def encode_task(task: Task) -> RecordDict:
     }
     records = RecordDict({TASK: ConfigRecord(values)})
     if task.model is not None:
-        records[MODEL] = encode_arrays(task.model)
+        records[MODEL] = encode_arrays(task.model) if model is None else model
     if task.totals is not None:
         records[TOTALS] = encode_sums(task.totals)
     if task.stain is not None:

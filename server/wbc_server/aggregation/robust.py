@@ -7,6 +7,7 @@ weights do not enter; every clinic counts the same.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +15,8 @@ from flwr.serverapp.strategy.fedtrimmedavg import trim_mean
 from numpy.typing import NDArray
 
 from wbc_common.study import AggregationSettings
-from wbc_server.aggregation.weighted_sum import AT_ONCE, WeightedSum
+from wbc_server.aggregation.sums import SumsInFile
+from wbc_server.aggregation.weighted_sum import WeightedSum
 from wbc_server.aggregation.weights import Float64s
 
 
@@ -54,9 +56,15 @@ class OrderStatistic:
         return trimmed
 
 
-def aggregate_of(settings: AggregationSettings, at_once: int = AT_ONCE) -> Aggregate:
-    """An empty aggregate of the study's kind."""
-    return WeightedSum(at_once) if settings.robust == "none" else OrderStatistic(settings)
+def aggregate_of(settings: AggregationSettings, folder: Path | None = None) -> Aggregate:
+    """An empty aggregate of the study's kind.
+
+    Args:
+        folder: where sums lie and no update waits, as memory counts; None where it is no matter.
+    """
+    if settings.robust != "none":
+        return OrderStatistic(settings)
+    return WeightedSum() if folder is None else WeightedSum(at_once=1, sums=SumsInFile(folder))
 
 
 def too_few(settings: AggregationSettings, updates: int) -> str | None:

@@ -3,17 +3,21 @@
 Sums are float64. They depend on the order of adding by rounding alone: the caller adds in sorted clinic order, which
 makes a study's bits reproducible. A float64 sum is twice as long as an update, and to read and write it for every
 update takes longer than to read the update: so a few updates wait and share one pass.
+Where memory counts, no update waits, and the backbone's sums lie in a file.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wbc_common.models import is_head
 from wbc_server.aggregation.add_scaled import add_scaled
+from wbc_server.aggregation.lazily import Lazily
 from wbc_server.aggregation.pieces import Piece, sweep
+from wbc_server.aggregation.sums import Sums, SumsInMemory
 
 Float64s = NDArray[np.float64]
 
@@ -31,18 +35,21 @@ class _Waiting:
 class WeightedSum:
     """Σ_k u_k·Δθ_k, Σ_k v_{k,c}·ΔW_{k,c} and the sums of their weights, one update at a time.
 
-    Holds one float64 model, and fewer than `at_once` updates as they came, not copied, between calls.
+    Holds the head's sums, and fewer than `at_once` updates as they came, not copied, between calls.
     Integer buffers are not summed. Updates have passed `wbc_server.gate`. Each element is converted, multiplied and
     added by itself in the order of the calls: the bits are those of `sum += weight * value.astype(float64)`, whatever
     the pieces, the threads and how many wait.
 
     Args:
         at_once: updates that share a pass; 1 keeps none.
+        sums: holds the backbone's sums, which are a float64 model.
     """
 
-    def __init__(self, at_once: int = AT_ONCE) -> None:
+    def __init__(self, at_once: int = AT_ONCE, sums: Sums | None = None) -> None:
         self._at_once = at_once
-        self._sums: dict[str, Float64s] = {}
+        self._sums = sums or SumsInMemory()
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._heads: dict[str, Float64s] = {}
         self._backbone_weight = 0.0
         self._head_weight: Float64s = np.zeros(())  # [C] from the first update on
         self._waiting: list[_Waiting] = []
@@ -56,11 +63,11 @@ class WeightedSum:
             head_weight: v_{k,c}, float64 [C].
         """
         floats = {key: value for key, value in delta.items() if value.dtype.kind == "f"}
+        for key, value in floats.items():
+            self._begin(key, value)
         for key in filter(is_head, floats):
-            _add_rows(self._sum(key, floats[key]), floats[key], head_weight)
+            _add_rows(self._heads[key], floats[key], head_weight)
         backbone = {key: value for key, value in floats.items() if not is_head(key)}
-        for key, value in backbone.items():
-            self._sum(key, value)
         self._waiting.append(_Waiting({key: _flat(value) for key, value in backbone.items()}, backbone_weight))
         if len(self._waiting) >= self._at_once:
             self._add_waiting()
@@ -72,56 +79,43 @@ class WeightedSum:
         Each array is divided as it is looked up, so that no second float64 model arises.
         """
         self._add_waiting()
-        return _Mean(self._sums, self._weight_of)
+        return Lazily({key: partial(self._mean, key) for key in self._shapes})
 
-    def _weight_of(self, key: str) -> Float64s | np.float64:
-        return self._head_weight if is_head(key) else np.float64(self._backbone_weight)
+    def _mean(self, key: str) -> Float64s:
+        if is_head(key):
+            return _rows_over(self._heads[key], self._head_weight)
+        total = self._sums.read(key).reshape(self._shapes[key])
+        return np.divide(total, self._backbone_weight, out=total) if self._backbone_weight > 0 else np.zeros_like(total)
 
     def _add_waiting(self) -> None:
         """Add the backbones that wait, piece by piece on all threads."""
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
-        totals = {key: self._sums[key].reshape(-1) for update in waiting for key in update.flat}
+        arrays = {key: value for update in waiting for key, value in update.flat.items()}
 
         def add_pieces(_: int, pieces: Sequence[Piece]) -> None:
             for piece in pieces:
                 holding = [update for update in waiting if piece.key in update.flat]
                 values = [update.flat[piece.key][piece.part] for update in holding]
-                add_scaled(totals[piece.key][piece.part], values, [update.weight for update in holding])
+                with self._sums.at(piece) as total:
+                    add_scaled(total, values, [update.weight for update in holding])
 
-        sweep(totals, add_pieces)
+        sweep(arrays, add_pieces)
 
     def _add_weights(self, backbone_weight: float, head_weight: Float64s) -> None:
         self._backbone_weight += float(backbone_weight)
         self._head_weight = self._head_weight + head_weight
 
-    def _sum(self, key: str, value: np.ndarray) -> Float64s:
-        """The sum under `key`, zeros at first. A shape that differs would broadcast, so it is our bug."""
-        if key not in self._sums:
-            self._sums[key] = np.zeros(value.shape)
-        assert self._sums[key].shape == value.shape, f"{key}: {value.shape} added to {self._sums[key].shape}"
-        return self._sums[key]
-
-
-class _Mean(Mapping[str, Float64s]):
-    """Sums over their weights, array by array."""
-
-    def __init__(self, sums: Mapping[str, Float64s], weight_of: Callable[[str], Float64s | np.float64]) -> None:
-        self._sums = sums
-        self._weight_of = weight_of
-
-    def __getitem__(self, key: str) -> Float64s:
-        return _ratio(self._sums[key], self._weight_of(key))
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._sums
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._sums)
-
-    def __len__(self) -> int:
-        return len(self._sums)
+    def _begin(self, key: str, value: np.ndarray) -> None:
+        """Have a sum under `key`, zeros at first. A shape that differs would broadcast, so it is our bug."""
+        if key not in self._shapes:
+            self._shapes[key] = value.shape
+            if is_head(key):
+                self._heads[key] = np.zeros(value.shape)
+            else:
+                self._sums.begin(key, value.size)
+        assert self._shapes[key] == value.shape, f"{key}: {value.shape} added to {self._shapes[key]}"
 
 
 def _add_rows(total: Float64s, value: np.ndarray, weight: Float64s) -> None:
@@ -136,10 +130,8 @@ def _flat(value: np.ndarray) -> NDArray[np.float32]:
     return np.require(value, np.float32, ("C", "A")).reshape(-1)
 
 
-def _ratio(total: Float64s, weight: Float64s | np.float64) -> Float64s:
-    """total/weight, 0 where the weight is 0; a weight [C] divides the rows."""
-    if np.ndim(weight) == 0:
-        return np.asarray(total / weight) if weight > 0 else np.zeros_like(total)
+def _rows_over(total: Float64s, weight: Float64s) -> Float64s:
+    """total[c]/weight[c], 0 where the weight is 0."""
     divisor = np.reshape(weight, (-1,) + (1,) * (total.ndim - 1))  # [C, 1]
     mean: Float64s = np.divide(total, divisor, out=np.zeros_like(total), where=divisor > 0)
     return mean

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wbc_common.study import AggregationSettings
+from wbc_server.aggregation.pieces import PIECE
 
 Float64s = NDArray[np.float64]
 
@@ -131,6 +132,15 @@ def apply_step(
         step_size: η.
     """
     return {
-        key: np.asarray(value + step_size * mean_delta[key], value.dtype) if key in mean_delta else value.copy()
+        key: _stepped(value, mean_delta[key], step_size) if key in mean_delta else value.copy()
         for key, value in model.items()
     }
+
+
+def _stepped(value: np.ndarray, change: Float64s, step_size: float) -> np.ndarray:
+    """value + η·change in the dtype of `value`, piece by piece, so that no float64 copy of a large array arises."""
+    stepped, before, by = np.empty(value.size, value.dtype), value.reshape(-1), change.reshape(-1)
+    for start in range(0, value.size, PIECE):
+        part = slice(start, start + PIECE)
+        stepped[part] = before[part] + step_size * by[part]
+    return stepped.reshape(value.shape)

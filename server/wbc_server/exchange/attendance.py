@@ -8,13 +8,14 @@ the way. A lost task is asked again once its node is there, until the round's ti
 message alone, so it is the same, to the bit. Whichever answer comes first is taken, and no second one.
 
 Answers are taken one at a time, when they are whole, and handed on in the order in which clinics were asked. Tasks that
-may have to be asked again, and answers until their turn, lie on disk (`wbc_server.exchange.shelf`), so that memory
-holds one update whatever the number of clinics.
+may have to be asked again, and answers until their turn, lie on disk and pass through memory piece by piece
+(`wbc_server.exchange.parcels`), so that it holds one update whatever the number of clinics.
 """
 
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from flwr.app import Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
@@ -23,11 +24,14 @@ from flwr.supercore.run import Run
 
 from wbc_common.errors import ConnectionFailure, MessageError
 from wbc_common.wire import ERROR_CODE
-from wbc_common.wire.packing import open_parcel
 from wbc_server.exchange.deployment import Deployment
-from wbc_server.exchange.question import Question, messages_of, questions_of
+from wbc_server.exchange.parcels import on_shelf, places_of
+from wbc_server.exchange.question import Question, questions_of
 from wbc_server.exchange.shelf import Shelf
 from wbc_server.exchange.turns import Answer, Turns
+
+if TYPE_CHECKING:  # Flower's own, whose import takes as long as all of Flower else
+    from flwr.superlink.grid import HttpGrid
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +59,7 @@ class AttendingGrid(Grid):
         deployment: the bell that is rung when tasks wait, who is idle, and the clinics' names.
     """
 
-    def __init__(self, grid: Grid, deployment: Deployment) -> None:
+    def __init__(self, grid: "HttpGrid", deployment: Deployment) -> None:
         self._grid = grid
         self._deployment = deployment
 
@@ -92,12 +96,12 @@ class AttendingGrid(Grid):
         A node that did not answer by the end of the time has an error in its name.
         """
         end = time.monotonic() + (timeout if timeout is not None else float("inf"))
-        with Shelf(self._deployment.folder) as shelf:
+        with Shelf(self._deployment.folder) as shelf, on_shelf(self._grid, shelf):
             asked = questions_of(messages, self._deployment.clinics(), shelf)
             questions = {question.node: question for question in asked}
             del messages  # the shelf holds the same
             turns = Turns(questions, shelf)
-            self._push(questions.values(), shelf)
+            self._push(asked, end)
             while questions and time.monotonic() < end:
                 there = set(self._grid.get_node_ids())
                 for question in list(questions.values()):
@@ -106,12 +110,13 @@ class AttendingGrid(Grid):
                         del questions[question.node]
                     yield from turns.take(answers)
                 back = [question for question in questions.values() if question.is_lost and question.node in there]
-                self._ask_again(back, shelf, remaining_seconds=end - time.monotonic())
+                self._ask_again(back, end)
                 self._listen(questions.values(), seconds=min(_LOOK_SECONDS, end - time.monotonic()))
             yield from turns.take([_absence(question) for question in questions.values()])
 
-    def _push(self, questions: Collection[Question], shelf: Shelf) -> None:
-        message_ids = list(self._grid.push_messages(messages_of(questions, shelf)))
+    def _push(self, questions: Collection[Question], end: float) -> None:
+        remaining_seconds = end - time.monotonic()
+        message_ids = list(self._grid.push_messages([question.ask(remaining_seconds) for question in questions]))
         rung = self._deployment.tasks.ring()  # when Flower has them all
         for message_id, question in zip(message_ids, questions, strict=True):
             question.was_asked(message_id, rung)
@@ -142,24 +147,23 @@ class AttendingGrid(Grid):
                 if reply.metadata.reply_to_message_id != message_id:
                     continue  # a node may send what nobody asked for, which Flower hands over with any pull
                 if not reply.has_error() or reply.error.code not in _LOST_CODES:
-                    return [_answer(reply, question.envelope)]
+                    return [_answer(reply, question.message)]
                 question.message_ids.remove(message_id)
         return []
 
     def _give_up(self, question: Question) -> list[Answer]:
         """An error in the name of a clinic whose key was revoked, or which loses its task again and again."""
         if question.node not in self._deployment.clinics():
-            return [Answer(question.envelope, Error(AWAY_CODE, "its key was revoked"))]
+            return [Answer(question.message, Error(AWAY_CODE, "its key was revoked"))]
         if question.asks >= _MOST_ASKS:
-            return [Answer(question.envelope, Error(AWAY_CODE, f"it lost its task {question.asks} times"))]
+            return [Answer(question.message, Error(AWAY_CODE, f"it lost its task {question.asks} times"))]
         return []
 
-    def _ask_again(self, back: list[Question], shelf: Shelf, remaining_seconds: float) -> None:
+    def _ask_again(self, back: list[Question], end: float) -> None:
         for question in back:
             log.info("clinic %s is back and is asked again", question.clinic)
-            question.shorten(remaining_seconds)
         if back:
-            self._push(back, shelf)
+            self._push(back, end)
 
     def _listen(self, questions: Collection[Question], seconds: float) -> None:
         """Wait until a node that is awaited is idle, or for so many seconds; not at all when all have answered."""
@@ -199,7 +203,7 @@ def _answer(reply: Message, question: Message) -> Answer:
     if reply.has_error():  # Flower's own errors name the coordinator as their source
         return Answer(question, Error(reply.error.code, reply.error.reason))
     try:
-        return Answer(question, open_parcel(reply.content))
+        return Answer(question, places_of(reply.content))
     except MessageError as error:
         return Answer(question, Error(ERROR_CODE, error.problem))
 
@@ -207,4 +211,4 @@ def _answer(reply: Message, question: Message) -> Answer:
 def _absence(question: Question) -> Answer:
     late = Error(LATE_CODE, "no answer within the time of the round")
     away = Error(AWAY_CODE, "not connected until the end of the round")
-    return Answer(question.envelope, away if question.is_lost else late)
+    return Answer(question.message, away if question.is_lost else late)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from flwr.app import Message, RecordDict
+from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
@@ -67,9 +67,13 @@ class Roster:
         return round(float(chosen.sum()))
 
 
-def instruct(task: Task, roster: Roster, clinics: Sequence[str]) -> list[Message]:
-    """One message a clinic, in name order. They share their records, which no receiver changes."""
-    records = encode_task(task)
+def instruct(task: Task, roster: Roster, clinics: Sequence[str], *, model: ArrayRecord | None = None) -> list[Message]:
+    """One message a clinic, in name order. They share their records, which no receiver changes.
+
+    Args:
+        model: the task's model, where other tasks share it encoded.
+    """
+    records = encode_task(task, model)
     kind, number, ttl = MESSAGE_TYPES[task.kind], str(task.round_number), roster.message_seconds
     return [Message(records, roster.nodes[clinic], kind, group_id=number, ttl=ttl) for clinic in clinics]
 

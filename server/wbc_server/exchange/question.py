@@ -1,12 +1,13 @@
 """A task to a clinic's node until it is answered: what is needed to ask it again, and how it was asked so far."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from flwr.app import Message, RecordDict
 
-from wbc_common.wire.packing import make_parcel, pack
-from wbc_server.exchange.shelf import Laid, Shelf
+from wbc_common.wire.packing import pack
+from wbc_server.exchange.parcels import lay_parcel
+from wbc_server.exchange.shelf import Shelf
 
 
 @dataclass
@@ -14,8 +15,7 @@ class Question:
     """A task to a node.
 
     Attributes:
-        envelope: whom it is for, on a message without records.
-        parcel: where its records lie.
+        message: whom it is for, and a parcel whose bytes lie on the shelf.
         clinic: whose node it is.
         asks: how often it was asked.
         rung: the ring for the last of these.
@@ -23,8 +23,7 @@ class Question:
         is_lost: to be asked again.
     """
 
-    envelope: Message
-    parcel: Laid
+    message: Message
     clinic: str
     asks: int = 0
     rung: int = 0
@@ -34,12 +33,13 @@ class Question:
     @property
     def node(self) -> int:
         """Flower's number for whom it is for."""
-        return self.envelope.metadata.dst_node_id
+        return self.message.metadata.dst_node_id
 
-    def shorten(self, remaining_seconds: float) -> None:
-        """Have it expire with the time that is left for an answer."""
-        ttl = min(self.envelope.metadata.ttl, remaining_seconds)
-        self.envelope = _carrying(self.envelope.content, self.envelope, ttl)
+    def ask(self, remaining_seconds: float) -> Message:
+        """A message that asks it, and expires with the time that is left for an answer."""
+        ttl = min(self.message.metadata.ttl, remaining_seconds)
+        self.message = _carrying(self.message.content, self.message, ttl)
+        return self.message
 
     def was_asked(self, message_id: str | None, rung: int) -> None:
         """Note that Flower took it under a number, or took it not: the node is not registered (any more)."""
@@ -48,23 +48,17 @@ class Question:
 
 
 def questions_of(messages: Iterable[Message], clinics: Mapping[int, str], shelf: Shelf) -> list[Question]:
-    """Messages with their records on the shelf; records that messages share are packed once."""
+    """Messages with their records on the shelf; records that messages share are put there once."""
     all_messages = list(messages)  # keeps the records alive, so that an id stays theirs
-    parcels: dict[int, Laid] = {}
+    parcels: dict[int, RecordDict] = {}
     for message in all_messages:
         if id(message.content) not in parcels:
-            parcels[id(message.content)] = shelf.lay(pack(message.content))
-    nothing, nodes = RecordDict(), [message.metadata.dst_node_id for message in all_messages]
+            parcels[id(message.content)] = lay_parcel(pack(message.content), shelf)
+    nodes = [message.metadata.dst_node_id for message in all_messages]
     return [
-        Question(_carrying(nothing, message), parcels[id(message.content)], clinics.get(node, f"of node {node}"))
+        Question(_carrying(parcels[id(message.content)], message), clinics.get(node, f"of node {node}"))
         for node, message in zip(nodes, all_messages, strict=True)
     ]
-
-
-def messages_of(questions: Collection[Question], shelf: Shelf) -> list[Message]:
-    """Messages that ask questions; parcels that questions share are made once."""
-    parcels = {laid: make_parcel(shelf.take(laid)) for laid in {question.parcel for question in questions}}
-    return [_carrying(parcels[question.parcel], question.envelope) for question in questions]
 
 
 def _carrying(records: RecordDict, message: Message, ttl: float | None = None) -> Message:

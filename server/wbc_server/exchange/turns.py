@@ -12,15 +12,15 @@ from flwr.app import Error, Message
 from wbc_common.errors import MessageError
 from wbc_common.wire import ERROR_CODE
 from wbc_common.wire.packing import unpack
-from wbc_server.exchange.shelf import Laid, Shelf
+from wbc_server.exchange.shelf import Place, Reading, Shelf
 
 
-@dataclass
+@dataclass(frozen=True)
 class Answer:
-    """To a question: packed records, or an error."""
+    """To a question: where its packed records lie, or an error."""
 
     question: Message
-    content: bytes | Error
+    content: list[Place] | Error
 
 
 class Turns:
@@ -29,24 +29,20 @@ class Turns:
     def __init__(self, nodes: Iterable[int], shelf: Shelf) -> None:
         self._nodes = deque(nodes)
         self._shelf = shelf
-        self._early: dict[int, tuple[Message, Laid | Error]] = {}
+        self._early: dict[int, Answer] = {}
 
-    def take(self, answers: list[Answer]) -> Iterator[Message]:
-        """Replies whose turn has come with these answers, which are used up: none is held beside its reply."""
-        while answers:
-            self._put(answers.pop(0))
+    def take(self, answers: Iterable[Answer]) -> Iterator[Message]:
+        """Replies whose turn has come with these answers."""
+        for answer in answers:
+            self._early[answer.question.metadata.dst_node_id] = answer
             while self._nodes and self._nodes[0] in self._early:
-                yield self._reply(*self._early.pop(self._nodes.popleft()))
+                yield self._reply(self._early.pop(self._nodes.popleft()))
 
-    def _put(self, answer: Answer) -> None:
-        node, content = answer.question.metadata.dst_node_id, answer.content
-        self._early[node] = (answer.question, content if isinstance(content, Error) else self._shelf.lay(content))
-
-    def _reply(self, question: Message, content: Laid | Error) -> Message:
+    def _reply(self, answer: Answer) -> Message:
         """With its records taken out of the parcel; an error of the clinic's where these are no records."""
-        if isinstance(content, Error):
-            return Message(content, reply_to=question)
+        if isinstance(answer.content, Error):
+            return Message(answer.content, reply_to=answer.question)
         try:
-            return Message(unpack(self._shelf.take(content)), reply_to=question)
+            return Message(unpack(Reading(self._shelf, answer.content)), reply_to=answer.question)
         except MessageError as error:
-            return Message(Error(ERROR_CODE, error.problem), reply_to=question)
+            return Message(Error(ERROR_CODE, error.problem), reply_to=answer.question)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from flwr.app import Message
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
@@ -18,7 +19,7 @@ from wbc_common.calibration import ONE, TEMPERATURES, conformal_bin, fit_tempera
 from wbc_common.errors import ClinicAbsent, ConnectionFailure, UpdateRefused, WbcError
 from wbc_common.stain_sums import StainSums
 from wbc_common.study import StudyConfig
-from wbc_common.wire import Arrays, CalibrationRequest, Evaluation, Task, decode_evaluation, num_bytes
+from wbc_common.wire import Arrays, CalibrationRequest, Evaluation, Task, decode_evaluation, encode_arrays, num_bytes
 from wbc_server.events import ReplyRefused, announce
 from wbc_server.exchange.participation import Roster, content_of, instruct, reason_of
 from wbc_server.final.calibration_gate import check_calibration
@@ -134,12 +135,11 @@ def _ask(
     grid: Grid, roster: Roster, asked: dict[tuple[str, ...], Task], timeout_seconds: float, *, stage: str
 ) -> Measured:
     """Evaluations that pass the gate, the bytes of every answer, and the refusals; `asked` are clinics → their task."""
-    messages = [message for clinics, task in asked.items() for message in instruct(task, roster, clinics)]
     tasks = {clinic: task for clinics, task in asked.items() for clinic in clinics}
     found: dict[str, Evaluation] = {}
     sizes: dict[str, int] = {}
     faults: dict[str, WbcError] = {}
-    for reply in grid.send_and_receive(messages, timeout=timeout_seconds):
+    for reply in grid.send_and_receive(_messages(asked, roster), timeout=timeout_seconds):  # which nothing else holds
         clinic = roster.clinic_of(reply.metadata.src_node_id)
         if clinic not in tasks or clinic in found:
             continue
@@ -153,6 +153,11 @@ def _ask(
     missing = {clinic: faults.get(clinic, silent) for clinic in tasks if clinic not in found}
     refused = [_refusal(tasks[clinic].round_number, clinic, stage, error) for clinic, error in missing.items()]
     return Measured(found, sizes, tuple(refused))
+
+
+def _messages(asked: dict[tuple[str, ...], Task], roster: Roster) -> list[Message]:
+    model = encode_arrays(next(iter(asked.values())).model or {})  # the same in every task
+    return [message for clinics, task in asked.items() for message in instruct(task, roster, clinics, model=model)]
 
 
 def _refusal(round_number: int, clinic: str, stage: str, error: WbcError) -> dict[str, Any]:

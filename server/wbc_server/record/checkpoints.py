@@ -7,18 +7,16 @@ checksum was found right: a damaged model is never loaded. The checksum is kept 
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
-from wbc_common.arrays_file import arrays_as_file
+from wbc_common.arrays_file import ArraysInFile, arrays_as_file
 from wbc_common.errors import DataError, WbcError
-from wbc_common.files import write_atomically
+from wbc_common.files import write_parts_atomically
 
 _FILE_NAME = re.compile(r"round-(\d{4,})\.safetensors")
 _METADATA_KEY = "wbc"
@@ -41,42 +39,22 @@ def save(
     Args:
         folder: made if it does not exist.
         round_number: from 1; an earlier file of this round is replaced.
-        arrays: by name, any shape and dtype that safetensors knows.
+        arrays: by name, any shape and dtype that safetensors knows; written one after the other as they are looked up.
         metadata: goes into the file's header, for whoever finds the file alone.
 
     Raises:
         WbcError: the file cannot be written; an earlier one is untouched.
     """
     name = f"round-{round_number:04d}.safetensors"
-    parts = arrays_as_file(arrays, {_METADATA_KEY: json.dumps(dict(metadata), sort_keys=True)})
-    replace_atomically(folder / name, *parts)
     digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
+
+    def digested() -> Iterator[bytes | memoryview]:
+        for part in arrays_as_file(arrays, {_METADATA_KEY: json.dumps(dict(metadata), sort_keys=True)}):
+            digest.update(part)
+            yield part
+
+    replace_atomically(folder / name, digested())
     return CheckpointRef(name, digest.hexdigest())
-
-
-class _Checkpoint(Mapping[str, np.ndarray]):
-    """Arrays of a file, each read when it is looked up."""
-
-    def __init__(self, path: Path) -> None:
-        self._file: Any = safe_open(path, framework="numpy")
-        self._names: tuple[str, ...] = tuple(self._file.keys())  # type: ignore[no-untyped-call]
-
-    def __getitem__(self, key: str) -> np.ndarray:
-        if key not in self._names:
-            raise KeyError(key)
-        array: np.ndarray = self._file.get_tensor(key)
-        return array
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 def load(folder: Path, ref: CheckpointRef) -> Mapping[str, np.ndarray]:
@@ -98,8 +76,8 @@ def load(folder: Path, ref: CheckpointRef) -> Mapping[str, np.ndarray]:
             remedy=_RESTORE,
         )
     try:
-        return _Checkpoint(folder / ref.file)
-    except SafetensorError as error:
+        return ArraysInFile(folder / ref.file)
+    except (OSError, ValueError) as error:
         raise DataError(f"checkpoint {folder / ref.file} is no safetensors file: {error}", remedy=_RESTORE) from error
 
 
@@ -113,14 +91,14 @@ def prune(folder: Path, keep: set[int]) -> None:
             path.unlink(missing_ok=True)
 
 
-def replace_atomically(path: Path, *parts: bytes | memoryview) -> None:
+def replace_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     """Make `path` hold these parts, durably: at any crash it holds either its old bytes or the new ones.
 
     Raises:
         WbcError: it cannot be written; the old bytes are untouched.
     """
     try:
-        write_atomically(path, *parts, mode=0o666)  # less what the umask takes
+        write_parts_atomically(path, parts, mode=0o666)  # less what the umask takes
     except OSError as error:
         with suppress(OSError):
             path.with_name(path.name + _TEMPORARY_SUFFIX).unlink(missing_ok=True)

@@ -40,7 +40,7 @@ def append(path: Path, record: Record) -> None:
     line = as_line(record)
     try:
         if not path.exists():
-            replace_atomically(path, b"")
+            replace_atomically(path, [])
         _repair_tail(path)
         with open(path, "ab", buffering=0) as file:
             _write_or_undo(file, line)
@@ -103,7 +103,7 @@ def _repair_tail(path: Path) -> None:
     if not tail or (whole and tail.endswith(b"\n")):
         return
     content = path.read_bytes()
-    replace_atomically(path, content + b"\n" if whole else content[: len(content) - len(tail)])
+    replace_atomically(path, [content + b"\n" if whole else content[: len(content) - len(tail)]])
 
 
 def _last_line(path: Path) -> bytes:

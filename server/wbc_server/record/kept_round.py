@@ -15,7 +15,7 @@ from wbc_server.record.journal import Record, as_line
 def write_kept(path: Path, record: Record) -> None:
     """Make the file hold this round, durably; WbcError if it cannot be written, and the round before is untouched."""
     line = as_line(record)
-    replace_atomically(path, as_line({"sha256": hashlib.sha256(line).hexdigest(), "record": json.loads(line)}))
+    replace_atomically(path, [as_line({"sha256": hashlib.sha256(line).hexdigest(), "record": json.loads(line)})])
 
 
 def read_kept(path: Path, after: int) -> Record | None:

@@ -194,8 +194,12 @@ class RoundBook:
 
     def load(self, round_number: int) -> Arrays:
         """The global model after a round, verified against its checksum."""
+        return dict(self._read(round_number))
+
+    def _read(self, round_number: int) -> Mapping[str, np.ndarray]:
+        """The same, each array read as it is looked up."""
         digest = next(digest for digest in reversed(self._kept()) if digest.round_number == round_number)
-        return dict(checkpoints.load(self.folder.checkpoints, digest.checkpoint))
+        return checkpoints.load(self.folder.checkpoints, digest.checkpoint)
 
     def load_state(self) -> Mapping[str, np.ndarray]:
         """What the server carries beside the model after the last round, read as looked up; nothing before any."""
@@ -209,8 +213,8 @@ class RoundBook:
 
     def load_selected(self) -> Arrays:
         """The model that the plan exports: that of the selected round, or the average of the last third."""
-        model = self.load(self.selected_round)
-        return averaged_model(model, self.load_state()) if self.study.evaluation.selection == "average" else model
+        model = self._read(self.selected_round)
+        return averaged_model(model, self.load_state()) if self.study.evaluation.selection == "average" else dict(model)
 
     def _announce_round(self, record: dict[str, Any]) -> None:
         announce(
