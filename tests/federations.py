@@ -94,12 +94,17 @@ def same_bits(one: Mapping[str, NDArray[Any]], other: Mapping[str, NDArray[Any]]
 
 
 def same_study_in_process(federation: Federation, folder: Path) -> Path:
-    """Run the plan of a federation in this process, on the same cells; returns the final model's file."""
+    """Run the plan of a federation that is over in this process, on the same cells, with the clinics' own draws.
+
+    Returns the final model's file.
+    """
     import tomllib
 
     import tomli_w
     import torch
 
+    from wbc_client.site import read_site
+    from wbc_client.state.draw_seed import bootstrap_seed, keep_bootstrap_seed
     from wbc_server.run_folder import RunFolder
     from wbc_simulations.engine.engines import run_study
 
@@ -111,6 +116,7 @@ def same_study_in_process(federation: Federation, folder: Path) -> Path:
         values = {key: values[key] for key in ("clinic", "data")}
         text = tomli_w.dumps({**values, "study": "../study.toml", "state_dir": f"../sites/{name}"})
         (clinics / f"{name}.toml").write_text(text)
+        keep_bootstrap_seed(folder / "sites" / name, bootstrap_seed(read_site(place / "clinic.toml").state_dir))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
