@@ -9,10 +9,13 @@ header's length, a JSON header, then the arrays one behind the other (https://hu
 import json
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
+
+from wbc_common.lazily import Lazily
 
 _ALIGNMENT = 8  # of the first array; larger types come first, so that all lie at multiples of their size
 _METADATA = "__metadata__"
@@ -54,41 +57,31 @@ def arrays_as_file(
     return chain((len(written).to_bytes(8, "little"), written), (_bytes_of(arrays[key]) for key in names))
 
 
-class ArraysInFile(Mapping[str, np.ndarray]):
+def arrays_in_file(path: Path) -> Lazily:
     """Arrays of a file that `arrays_as_file` wrote, each read when it is looked up; the file may be removed meanwhile.
 
     Raises:
         OSError, ValueError: there is no such file.
     """
+    file = path.open("rb")
+    length = int.from_bytes(file.read(8), "little")
+    if length > path.stat().st_size:
+        raise ValueError(f"a header of {length} bytes, longer than the file")
+    header = json.loads(file.read(length))
+    if not isinstance(header, dict):
+        raise ValueError("a header that names no arrays")
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("rb")
-        length = int.from_bytes(self._file.read(8), "little")
-        if length > path.stat().st_size:
-            raise ValueError(f"a header of {length} bytes, longer than the file")
-        header = json.loads(self._file.read(length))
-        if not isinstance(header, dict):
-            raise ValueError("a header that names no arrays")
-        self._first = 8 + length
-        self._places = {
-            key: (_KINDS[value["dtype"]], tuple(value["shape"]), int(value["data_offsets"][0]))
-            for key, value in header.items()
+    def read(dtype: np.dtype, shape: list[int], start: int) -> np.ndarray:
+        file.seek(8 + length + start)
+        return np.fromfile(file, dtype, math.prod(shape)).reshape(shape)
+
+    return Lazily(
+        {
+            key: partial(read, _KINDS[told["dtype"]], told["shape"], told["data_offsets"][0])
+            for key, told in header.items()
             if key != _METADATA
         }
-
-    def __getitem__(self, key: str) -> np.ndarray:
-        dtype, shape, start = self._places[key]
-        self._file.seek(self._first + start)
-        return np.fromfile(self._file, dtype, math.prod(shape)).reshape(shape)
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._places
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
+    )
 
 
 def _bytes_of(value: np.ndarray) -> memoryview:

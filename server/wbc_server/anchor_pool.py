@@ -11,9 +11,9 @@ from operator import add
 
 import numpy as np
 
+from wbc_common.lazily import with_arrays
 from wbc_common.study import StudyConfig
 from wbc_common.wire import Arrays, ClassSums
-from wbc_server.aggregation.lazily import with_arrays
 
 _SUMS, _COUNTS, _CLINICS = "anchors/sums", "anchors/counts", "anchors/clinics"
 

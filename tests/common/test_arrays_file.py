@@ -8,7 +8,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load, save
 
-from wbc_common.arrays_file import ArraysInFile, arrays_as_file
+from wbc_common.arrays_file import arrays_as_file, arrays_in_file
 
 ARRAYS = {
     "weight": np.arange(12, dtype=np.float32).reshape(3, 4),
@@ -58,7 +58,7 @@ def test_an_array_of_something_else_is_refused():
 def test_arrays_are_read_one_by_one_also_when_the_file_is_gone(tmp_path):
     path = tmp_path / "file.safetensors"
     path.write_bytes(as_bytes(ARRAYS, MANY))
-    found = ArraysInFile(path)
+    found = arrays_in_file(path)
     path.unlink()
     assert found.keys() == ARRAYS.keys()
     for key, value in ARRAYS.items():
@@ -72,7 +72,7 @@ def test_a_file_of_something_else_is_not_read(tmp_path, content):
     path = tmp_path / "file.safetensors"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"header|JSON|Expecting"):
-        ArraysInFile(path)
+        arrays_in_file(path)
 
 
 def test_tensors_begin_at_a_multiple_of_eight_bytes():

@@ -77,7 +77,7 @@ def test_none_of_200_damaged_files_is_parsed(tmp_path, monkeypatch):
     ref = checkpoints.save(tmp_path, 1, arrays(), METADATA)
     content = (tmp_path / ref.file).read_bytes()
     parsed = []
-    monkeypatch.setattr(checkpoints, "ArraysInFile", parsed.append)
+    monkeypatch.setattr(checkpoints, "arrays_in_file", parsed.append)
     generator = np.random.default_rng(1)
     for _ in range(200):
         (tmp_path / ref.file).write_bytes(damaged(content, generator))

@@ -1,12 +1,8 @@
-"""Bytes in a file without a name, and arrays that nobody holds."""
+"""Bytes in a file without a name."""
 
-import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
-from wbc_server.aggregation.lazily import Lazily, with_arrays
 from wbc_server.scratch import Scratch
 
 
@@ -24,24 +20,3 @@ def test_threads_get_places_of_their_own(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as threads:
         starts = list(threads.map(scratch.reserve, [7] * 1000))
     assert sorted(starts) == list(range(0, 7000, 7))
-
-
-def test_arrays_made_lazily_are_held_by_nobody() -> None:
-    arrays = Lazily({"a": lambda: np.ones(3)})
-    kept = weakref.ref(arrays["a"])
-    assert kept() is None
-    assert (list(arrays), len(arrays), "a" in arrays, "b" in arrays) == (["a"], 1, True, False)
-
-
-def test_arrays_are_replaced_added_and_left_out_without_looking_at_the_rest() -> None:
-    looked_up: list[str] = []
-
-    def make(key: str) -> np.ndarray:
-        looked_up.append(key)
-        return np.array(1)
-
-    arrays = Lazily({key: lambda key=key: make(key) for key in "abc"})  # type: ignore[misc]
-    found = with_arrays(arrays, {"b": lambda: np.array(2), "d": lambda: np.array(3)}, without=("c",))
-    assert looked_up == []
-    assert {key: int(value) for key, value in found.items()} == {"a": 1, "b": 2, "d": 3}
-    assert looked_up == ["a"]

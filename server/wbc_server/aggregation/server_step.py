@@ -15,9 +15,9 @@ from functools import partial
 
 import numpy as np
 
+from wbc_common.lazily import Lazily, with_arrays
 from wbc_common.study import AggregationSettings, StudyConfig
 from wbc_common.wire import Arrays
-from wbc_server.aggregation.lazily import Lazily, with_arrays
 from wbc_server.aggregation.weights import Float64s, apply_step
 from wbc_server.selection import first_averaged_round
 

@@ -13,9 +13,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from wbc_common.lazily import Lazily
 from wbc_common.models import is_head
 from wbc_server.aggregation.add_scaled import add_scaled
-from wbc_server.aggregation.lazily import Lazily
 from wbc_server.aggregation.pieces import Piece, sweep
 from wbc_server.aggregation.sums import Sums, SumsInMemory
 

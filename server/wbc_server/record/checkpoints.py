@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wbc_common.arrays_file import ArraysInFile, arrays_as_file
+from wbc_common.arrays_file import arrays_as_file, arrays_in_file
 from wbc_common.errors import DataError, WbcError
 from wbc_common.files import write_parts_atomically
 
@@ -76,7 +76,7 @@ def load(folder: Path, ref: CheckpointRef) -> Mapping[str, np.ndarray]:
             remedy=_RESTORE,
         )
     try:
-        return ArraysInFile(folder / ref.file)
+        return arrays_in_file(folder / ref.file)
     except (OSError, ValueError) as error:
         raise DataError(f"checkpoint {folder / ref.file} is no safetensors file: {error}", remedy=_RESTORE) from error
 
