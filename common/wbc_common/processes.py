@@ -2,9 +2,10 @@
 
 Flower's SuperNode leaves with code 0 when its key is refused, so an exit code says nothing: whatever a process of ours
 exits with, it is started again until the command itself ends, after a pause that doubles up to ten seconds. A process
-that runs and answers no health question for a while is ended and started again, too. Each process leads a group of its
-own, so that what it started ends with it, and on Linux the kernel ends it if the command itself is killed. Logs may
-name patients' files: only their owner reads them, whatever the umask.
+that runs and answers no health question for a while is ended and started again, too; one that has not answered yet gets
+five times as long, as a busy machine starts it slowly, and more slowly if that is done again and again. Each process
+leads a group of its own, so that what it started ends with it, and on Linux the kernel ends it if the command itself is
+killed. Logs may name patients' files: only their owner reads them, whatever the umask.
 """
 
 import ctypes
@@ -23,6 +24,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 _LONGEST_PAUSE_SECONDS = 10.0
+_START_TAKES_LONGER = 5  # times a command's patience
 _STEADY_SECONDS = 60.0  # a process that ran so long starts again without a pause
 _STOP_SECONDS = 10.0
 _LONGEST_LOG_BYTES = 20_000_000
@@ -40,7 +42,8 @@ class Command:
         log: file that gets its output.
         may_start: whether it makes sense to start it now; asked while it does not run.
         healthy: whether the running process answers.
-        patience_seconds: how long it may be unhealthy before it is ended and started again; asked ten times in it.
+        patience_seconds: how long it may be unhealthy before it is ended and started again, five times that where it
+            was not healthy yet; asked ten times in it.
     """
 
     name: str
@@ -71,6 +74,7 @@ class KeptProcess:
     _started_at: float = 0.0
     _start_at: float = 0.0
     _healthy_at: float = 0.0
+    _was_healthy: bool = False
     _asked_at: float = 0.0
 
     @property
@@ -100,6 +104,7 @@ class KeptProcess:
         self.process = spawn(self.command)
         self.starts += 1
         self._started_at = self._healthy_at = now
+        self._was_healthy = False
         log.info("%s started (process %d)", self.command.name, self.process.pid)
 
     def _bury(self, now: float) -> None:
@@ -122,9 +127,10 @@ class KeptProcess:
         if now - self._asked_at < self.command.patience_seconds / 10:
             return
         self._asked_at = now
+        patience = self.command.patience_seconds * (1 if self._was_healthy else _START_TAKES_LONGER)
         if self.command.healthy():
-            self._healthy_at = now
-        elif now - self._healthy_at > self.command.patience_seconds:
+            self._healthy_at, self._was_healthy = now, True
+        elif now - self._healthy_at > patience:
             log.warning("%s is not well; it is ended and started again", self.command.name)
             self.end()
             self._start_at = now

@@ -42,6 +42,29 @@ def test_a_process_that_does_not_answer_is_ended_and_started_again(tmp_path: Pat
     assert not kept.runs
 
 
+def test_a_process_that_is_slow_to_start_gets_longer_than_one_that_falls_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, answers = 0.0, False
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    slow = command(tmp_path, "input()", healthy=lambda: answers, patience_seconds=10.0)
+    kept = KeptProcess(slow)
+    running = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    monkeypatch.setattr(processes, "spawn", lambda _: running)
+    kept.look()
+    now = 49.0
+    kept.look()
+    assert kept.runs
+    now, answers = 50.0, True
+    kept.look()
+    now, answers = 59.0, False
+    kept.look()
+    assert kept.runs
+    now = 60.5
+    kept.look()
+    assert not kept.runs
+
+
 def test_a_process_waits_until_it_makes_sense_to_start_it(tmp_path: Path) -> None:
     kept = KeptProcess(command(tmp_path, "pass", may_start=lambda: False))
     kept.look()
