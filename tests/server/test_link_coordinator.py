@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from wbc_common.keys import make_key, public_pem, read_public_key
+from wbc_common.keys import make_key
 from wbc_server.exchange.deployment import Deployment, events_file
 from wbc_server.link import coordinator as module
 from wbc_server.link.coordinator import Coordinator
@@ -28,11 +28,10 @@ class ScriptedFlower:
     before_register: Callable[[str], None] = lambda clinic: None
     after_register: Callable[[str], None] = lambda clinic: None
 
-    def register(self, key: str, clinic: str) -> int:
+    def register(self, pem: bytes, clinic: str) -> int:
         self.before_register(clinic)
-        pem = public_pem(read_public_key(key))
         if pem in self.known:
-            raise FlowerUnreachable("flwr supernode register failed: Public key already in use.", remedy="-")
+            raise FlowerUnreachable("the SuperLink refuses register-node: Public key already in use.", remedy="-")
         self.known[pem] = Node(100 + len(self.known), "registered")
         self.after_register(clinic)
         return self.known[pem].number

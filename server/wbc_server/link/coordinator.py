@@ -19,7 +19,7 @@ from wbc_common.errors import WbcError, error_of_kind
 from wbc_common.files import write_atomically
 from wbc_common.processes import KeptProcess
 from wbc_server.exchange.deployment import Deployment, events_file, forget_failure, is_locked, read_failure
-from wbc_server.link.flower import FlowerCli, FlowerUnreachable, Node
+from wbc_server.link.flower import FlowerControl, FlowerUnreachable, Node
 from wbc_server.link.folder import StudyFolder
 from wbc_server.link.register import Enrolment, changing, edition, read_register, write_register
 
@@ -41,7 +41,7 @@ class Coordinator:
     Attributes:
         folder: the study's.
         kept: SuperLink, SuperExec and gateway.
-        flower: Flower's commands against the SuperLink.
+        flower: what is asked of the SuperLink.
         deployment: tells the ServerApp which node is which clinic.
         say: takes each event of the study, a line each.
         app: the folder that Flower bundles.
@@ -49,7 +49,7 @@ class Coordinator:
 
     folder: StudyFolder
     kept: list[KeptProcess]
-    flower: FlowerCli
+    flower: FlowerControl
     deployment: Deployment
     say: Callable[[str], None]
     app: Path
@@ -124,7 +124,7 @@ class Coordinator:
 
     def _tell_of(self, entry: Enrolment, node: Node | None) -> None:
         if entry.is_active and node is None:
-            self._keep_number(entry, self.flower.register(entry.key, entry.clinic))
+            self._keep_number(entry, self.flower.register(entry.pem, entry.clinic))
             self.say(f"clinic {entry.clinic} may connect")
         elif entry.is_active and node is not None and node.is_registered:
             self._keep_number(entry, node.number)
@@ -160,7 +160,7 @@ class Coordinator:
         if time.monotonic() - self._asked_at < _ASK_SECONDS:
             return False
         self._asked_at = time.monotonic()
-        return self.flower.run_status(run_id).startswith("finished")
+        return self.flower.has_finished(run_id)
 
     def _submit(self) -> None:
         if self.submissions >= _MOST_SUBMISSIONS:

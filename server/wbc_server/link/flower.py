@@ -1,34 +1,49 @@
-"""Flower's command line, as the coordinator uses it: register and remove nodes, submit, watch and stop a run.
+"""What the coordinator asks of Flower: register and remove nodes, submit, watch and stop a run.
 
-These are Flower's documented commands with `--format json`, pointed at the SuperLink on loopback by a configuration of
-the study's own. The one exception is the list of nodes, which the command prints without their keys: it is asked of the
-Control API, as the command does. Nothing here is reachable for a clinic.
+All but one go to the SuperLink's Control API on loopback, as Flower's own commands do; such a command takes seconds to
+start, and there is one a clinic. A run is submitted by `flwr run`, which bundles the app, pointed at the SuperLink by a
+configuration of the study's own. Nothing here is reachable for a clinic.
 """
 
 import json
 import ssl
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import tomli_w
-from flwr.proto.control_pb2 import ListNodesRequest, ListNodesResponse
-from google.protobuf.message import DecodeError
+from flwr.common.constant import Status
+from flwr.proto.control_pb2 import (
+    ListNodesRequest,
+    ListNodesResponse,
+    ListRunsRequest,
+    ListRunsResponse,
+    RegisterNodeRequest,
+    RegisterNodeResponse,
+    StopRunRequest,
+    StopRunResponse,
+    UnregisterNodeRequest,
+    UnregisterNodeResponse,
+)
+from google.protobuf.message import DecodeError, Message
 
 from wbc_common.errors import ConnectionFailure
 from wbc_common.processes import flower_command
 
 _CONNECTION = "study"
 _SECONDS = 60.0
-_LIST_NODES, _PROTOBUF = "/v1/control/list-nodes", "application/protobuf"
+_PROTOBUF = "application/protobuf"
+_SEE_LOG = "see link/superlink.log in the study's folder"
+_LONGEST_REASON = 300
+
+Answer = TypeVar("Answer", bound=Message)
 
 
 class FlowerUnreachable(ConnectionFailure):
-    """Flower's command line got no answer, or a refusal: while the SuperLink starts or starts again."""
+    """Flower gave no answer, or a refusal: while the SuperLink starts or starts again."""
 
 
 @dataclass(frozen=True)
@@ -45,73 +60,73 @@ class Node:
 
 
 @dataclass(frozen=True)
-class FlowerCli:
-    """Flower's commands against one SuperLink, whose certificate is of the study's authority."""
+class FlowerControl:
+    """Flower's Control API and its command `flwr run`, of one SuperLink, whose certificate is of the study's authority.
+
+    Each call raises FlowerUnreachable where Flower gives no answer, or refuses.
+    """
 
     environment: Mapping[str, str]
     port: int
     authority: Path
 
-    def register(self, key: str, clinic: str) -> int:
-        """Register a clinic's key; returns the node's number."""
-        with tempfile.NamedTemporaryFile("w", suffix=".pub", encoding="utf-8") as file:
-            file.write(key + "\n")
-            file.flush()
-            return int(self._ask("supernode", "register", file.name, _CONNECTION, "--name", clinic)["node-id"])
+    def register(self, pem: bytes, clinic: str) -> int:
+        """Register a clinic's public key; returns the node's number."""
+        return self._ask(
+            "register-node", RegisterNodeRequest(public_key=pem, name=clinic), RegisterNodeResponse
+        ).node_id
 
     def unregister(self, node_id: int) -> None:
         """Remove a node: it can no longer take messages."""
-        self._ask("supernode", "unregister", str(node_id), _CONNECTION)
+        self._ask("unregister-node", UnregisterNodeRequest(node_id=node_id), UnregisterNodeResponse)
 
     def nodes(self) -> dict[bytes, Node]:
         """Public key, as Flower has it → its node; removed ones too."""
-        context = ssl.create_default_context(cafile=str(self.authority))
-        try:
-            answer = httpx.post(
-                f"https://127.0.0.1:{self.port}{_LIST_NODES}",
-                content=ListNodesRequest().SerializeToString(),
-                headers={"content-type": _PROTOBUF, "accept": _PROTOBUF},
-                verify=context,
-                trust_env=False,
-                timeout=_SECONDS,
-            ).raise_for_status()
-            listed = ListNodesResponse.FromString(answer.content).nodes_info
-        except (httpx.HTTPError, DecodeError) as error:
-            raise FlowerUnreachable(
-                f"the SuperLink does not list its nodes: {error}",
-                remedy="see link/superlink.log in the study's folder",
-            ) from error
+        listed = self._ask("list-nodes", ListNodesRequest(), ListNodesResponse).nodes_info
         return {node.public_key: Node(node.node_id, node.status) for node in listed}
 
     def submit(self, app: Path) -> int:
         """Start a run of an app's folder; returns its number."""
-        return int(self._ask("run", str(app), _CONNECTION)["run-id"])
-
-    def run_status(self, run_id: int) -> str:
-        """A run's status, such as `running` or `finished:failed`."""
-        return str(self._ask("list", _CONNECTION, "--run-id", str(run_id))["runs"][0]["status"])
-
-    def stop(self, run_id: int) -> None:
-        """Stop a run."""
-        self._ask("stop", str(run_id), _CONNECTION)
-
-    def _ask(self, *arguments: str) -> dict[str, Any]:
-        command = [flower_command("flwr"), *arguments, "--format", "json"]
+        command = [flower_command("flwr"), "run", str(app), _CONNECTION, "--format", "json"]
         try:
             done = subprocess.run(
                 command, env=dict(self.environment), capture_output=True, text=True, check=False, timeout=_SECONDS
             )
             answer: dict[str, Any] = json.loads(done.stdout)
         except (subprocess.TimeoutExpired, ValueError) as error:
-            raise FlowerUnreachable(
-                f"flwr {' '.join(arguments[:2])} gave no answer", remedy="see link/superlink.log in the study's folder"
-            ) from error
+            raise FlowerUnreachable("flwr run gave no answer", remedy=_SEE_LOG) from error
         if not answer.get("success"):
-            raise FlowerUnreachable(
-                f"flwr {' '.join(arguments[:2])} failed: {answer.get('error-message', done.stderr)}",
-                remedy="see link/superlink.log in the study's folder",
+            raise FlowerUnreachable(f"flwr run failed: {answer.get('error-message', done.stderr)}", remedy=_SEE_LOG)
+        return int(answer["run-id"])
+
+    def has_finished(self, run_id: int) -> bool:
+        """Whether a run has come to its end, whichever."""
+        runs = self._ask("list-runs", ListRunsRequest(run_id=run_id), ListRunsResponse).run_dict
+        return str(runs[run_id].status.status) == Status.FINISHED
+
+    def stop(self, run_id: int) -> None:
+        """Stop a run."""
+        self._ask("stop-run", StopRunRequest(run_id=run_id), StopRunResponse)
+
+    def _ask(self, what: str, request: Message, answer: type[Answer]) -> Answer:
+        try:
+            replied = httpx.post(
+                f"https://127.0.0.1:{self.port}/v1/control/{what}",
+                content=request.SerializeToString(),
+                headers={"content-type": _PROTOBUF, "accept": _PROTOBUF},
+                verify=ssl.create_default_context(cafile=str(self.authority)),
+                trust_env=False,
+                timeout=_SECONDS,
             )
-        return answer
+            if not replied.is_success:
+                raise FlowerUnreachable(
+                    f"the SuperLink refuses {what}: {replied.status_code} {replied.text[:_LONGEST_REASON]}",
+                    remedy=_SEE_LOG,
+                )
+            read: Answer = answer.FromString(replied.content)
+            return read
+        except (httpx.HTTPError, DecodeError) as error:
+            raise FlowerUnreachable(f"the SuperLink does not answer {what}: {error}", remedy=_SEE_LOG) from error
 
 
 def write_connection(flower_home: Path, port: int, authority: Path) -> None:

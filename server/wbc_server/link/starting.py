@@ -25,7 +25,7 @@ from wbc_common.study import StudyConfig, write_study
 from wbc_server.exchange.deployment import Deployment
 from wbc_server.link.certificates import days_left
 from wbc_server.link.coordinator import Coordinator
-from wbc_server.link.flower import FlowerCli, write_connection
+from wbc_server.link.flower import FlowerControl, write_connection
 from wbc_server.link.folder import StudyFolder
 from wbc_server.link.register import read_register
 
@@ -106,7 +106,7 @@ def prepare(folder: StudyFolder, say: Callable[[str], None]) -> Coordinator:
         KeptProcess(_superexec(folder, port, environment)),
         KeptProcess(_gateway(folder, port, environment, bundle)),
     ]
-    return Coordinator(folder, kept, FlowerCli(environment, port, folder.authority), deployment, say, app)
+    return Coordinator(folder, kept, FlowerControl(environment, port, folder.authority), deployment, say, app)
 
 
 def _superlink(folder: StudyFolder, port: int, environment: dict[str, str]) -> Command:
