@@ -3,6 +3,7 @@
 import inspect
 from pathlib import Path
 
+import httpx
 import pytest
 
 from wbc_client.node.step import OUT_OF_STEP, StepWatch
@@ -67,9 +68,20 @@ def test_a_connection_that_was_taken_and_dropped_leaves_a_node_that_must_start_a
 
 def test_flowers_supernode_says_it_in_these_words() -> None:
     from flwr.supercore.retry import http_retry
-    from flwr.supernode import start_client_internal
+    from flwr.supernode import fleet_http_connection, start_client_internal
 
-    source = inspect.getsource(start_client_internal) + inspect.getsource(http_retry)
+    source = "".join(map(inspect.getsource, (start_client_internal, fleet_http_connection, http_retry)))
     assert '"Run ID %s is not in `RUNNING` status. Ignoring message %s."' in source
     assert '"Failed to receive message %s: %s"' in source
-    assert all(words in source for words in OUT_OF_STEP)
+    assert all(words in source for words in OUT_OF_STEP if not words.endswith(" error '"))
+
+
+@pytest.mark.parametrize("status", [404, 413, 500, 505])
+def test_a_node_that_gave_up_at_an_answer_must_start_again(tmp_path: Path, status: int) -> None:
+    """Flower writes down what httpx says."""
+    answer = httpx.Response(status, request=httpx.Request("POST", "https://fl.example.org/v1/fleet/pull-messages"))
+    with pytest.raises(httpx.HTTPStatusError) as gave_up:
+        answer.raise_for_status()
+    log = tmp_path / "log"
+    log.write_text(f"[91mERROR [0m:     {gave_up.value}\n")
+    assert not StepWatch(log).in_step()

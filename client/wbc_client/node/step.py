@@ -4,8 +4,9 @@ Flower 1.41's SuperNode starts a ClientApp before it has all of a message. If th
 moment, it forgets the message but not the reply: from then on each reply waits for the next message to push it out, and
 the coordinator waits for a reply that lies at the clinic. And where a proxy takes a connection and drops it, TLS fails,
 which a SuperNode does not try again: it throws its reply away, or its heartbeats stop for ever while it seems to run.
-Only a new SuperNode process is in step again. It says so in its log, so that is where the node looks; a contract test
-compares the words with Flower's.
+So it is with any answer of a proxy that says that something failed and is not 502, 503 or 504, and when it hears that
+it is not known. Only a new SuperNode process is in step again. It says so in its log, so that is where the node looks;
+a contract test compares the words with Flower's.
 """
 
 import os
@@ -17,6 +18,9 @@ OUT_OF_STEP = (
     "Failed to receive message",
     "Failed to send message",
     "SSL/TLS handshake error detected",
+    "Client error '",
+    "Server error '",
+    "Heartbeat failed unexpectedly",
 )
 
 

@@ -2,9 +2,10 @@
 
 Behind it the SuperLink listens on loopback. Control (submitting runs, registering keys) and Runtime (tokens of apps)
 answer to whoever reaches that port, so they are not forwarded at all: every other path is 404. A node that asks for
-messages is kept waiting here while there is none, instead of asking again every three seconds: the next task reaches
-it within a tenth of a second, with fewer requests. That a clinic's node asks and nothing waits is noted for the
-ServerApp (`wbc_server.exchange.attendance`): what the node was given before is answered by now, or lost.
+messages is kept waiting here while there is none, instead of asking again every three seconds: the next task reaches it
+within a tenth of a second, with fewer requests. What goes wrong here or behind is said as 503: at 500 a SuperNode gives
+up, and seems to run on. That a clinic's node asks and nothing waits is noted for the ServerApp
+(`wbc_server.exchange.attendance`): what the node was given before is answered by now, or lost.
 """
 
 import argparse
@@ -56,6 +57,7 @@ _KEPT_WAITING_SECONDS = 20.0  # below the 30 s after which a SuperNode gives up 
 _ASK_AGAIN_SECONDS = 2.0  # although no bell has rung
 _BELL_SECONDS = 0.05
 _BODY_SECONDS = 120.0
+_HEALTH_SECONDS = 2.0  # a SuperLink with much to do answers later; below the 5 s in which the gateway itself must
 _BANDWIDTH_BYTES = 1 << 20
 _MOST_CONNECTIONS = 512
 
@@ -77,12 +79,15 @@ class Gateway:
         call = request.path_params["call"]
         if call not in FLEET_CALLS:
             return Response(status_code=404)
-        enrolment, body = await self._admit(request)
-        if call == "pull-messages":
-            return await self._await_message(enrolment.clinic, request, body)
-        if call == "push-messages":
-            check_push(body, enrolment.clinic)
-        return await self._forward(request, body)
+        try:
+            enrolment, body = await self._admit(request)
+            if call == "pull-messages":
+                return await self._await_message(enrolment.clinic, request, body)
+            if call == "push-messages":
+                check_push(body, enrolment.clinic)
+            return await self._forward(request, body)
+        except asyncio.CancelledError:  # by uvicorn, which would say 500
+            raise Refused(503, "the gateway ends; nodes wait and repeat") from None
 
     async def _await_message(self, clinic: str, request: Request, body: bytes) -> Response:
         """A message for a node, as soon as there is one; none after a while, or when this gateway ends."""
@@ -139,12 +144,14 @@ class Gateway:
             answer = await self.link.post(request.url.path, content=body, headers=headers)
         except httpx.TransportError:
             raise Refused(503, "the SuperLink does not answer; nodes wait and repeat") from None
+        if answer.status_code >= 500:
+            raise Refused(503, f"the SuperLink says {answer.status_code}; nodes wait and repeat")
         kept = {name: value for name, value in answer.headers.items() if name not in _HOP_HEADERS}
         return Response(answer.content, status_code=answer.status_code, headers=kept)
 
     async def _link_answers(self) -> bool:
         try:
-            await self.link.get("/")
+            await self.link.get("/", timeout=_HEALTH_SECONDS)
         except httpx.TransportError:
             return False
         return True
@@ -155,19 +162,22 @@ _HOP_HEADERS = frozenset(
 )
 
 
-def build_app(
-    folder: StudyFolder, link_port: int, bundle: str, is_closing: Callable[[], bool] = lambda: False
-) -> Starlette:
-    """The gateway of a study as an ASGI app; `is_closing` tells waiting requests to come to an end."""
-    settings = folder.settings()
-    context = ssl.create_default_context(cafile=str(folder.authority))
-    link = httpx.AsyncClient(
-        base_url=f"https://127.0.0.1:{link_port}",
-        verify=context,
+def link_client(folder: StudyFolder, port: int) -> httpx.AsyncClient:
+    """The way to the SuperLink on loopback."""
+    return httpx.AsyncClient(
+        base_url=f"https://127.0.0.1:{port}",
+        verify=ssl.create_default_context(cafile=str(folder.authority)),
         trust_env=False,  # never through a proxy
         timeout=60.0,
         limits=httpx.Limits(max_connections=None),
     )
+
+
+def build_app(
+    folder: StudyFolder, link: httpx.AsyncClient, bundle: str, is_closing: Callable[[], bool] = lambda: False
+) -> Starlette:
+    """The gateway of a study as an ASGI app; `is_closing` tells waiting requests to come to an end."""
+    settings = folder.settings()
     gateway = Gateway(
         folder=folder,
         doorkeeper=Doorkeeper(folder.register_file, settings.requests_per_second),
@@ -185,7 +195,7 @@ def build_app(
 
     return Starlette(
         lifespan=closing,
-        exception_handlers={Refused: _refuse, TimeoutError: _refuse_slow},
+        exception_handlers={Refused: _refuse, TimeoutError: _refuse_slow, Exception: _refuse_failed},
         routes=[
             Route(FLEET_PREFIX + "{call}", gateway.fleet, methods=["POST"]),
             Route(HEALTH_PATH, gateway.health, methods=["GET"]),
@@ -205,6 +215,10 @@ async def _refuse_slow(request: Request, _: Exception) -> Response:
     return await _refuse(request, Refused(408, "the body took too long"))
 
 
+async def _refuse_failed(request: Request, _: Exception) -> Response:
+    return await _refuse(request, Refused(503, "the gateway failed, and its log says how; nodes wait and repeat"))
+
+
 def build_server(folder: StudyFolder, link_port: int, bundle: str) -> uvicorn.Server:
     """The gateway behind its socket. TLS 1.2 at least; both sides prefer 1.3."""
     settings = folder.settings()
@@ -213,7 +227,7 @@ def build_server(folder: StudyFolder, link_port: int, bundle: str) -> uvicorn.Se
         most_per_address = settings.connections_per_address
 
     config = uvicorn.Config(
-        build_app(folder, link_port, bundle, lambda: server.should_exit),
+        build_app(folder, link_client(folder, link_port), bundle, lambda: server.should_exit),
         host=settings.bind,
         port=settings.port,
         http=Guarded,
