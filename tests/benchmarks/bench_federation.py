@@ -88,6 +88,8 @@ def run(federation: Federation, slow: float, nice: int) -> tuple[float, dict[str
         os.setpriority(os.PRIO_PROCESS, node.pid, nice)  # its processes inherit it
     over, seen = threading.Event(), {name: [(0.0, 0.0)] for name in COORDINATOR}
     watchers = [threading.Thread(target=watch_memory, args=(coordinator.pid, seen, over))]
+    if nice:
+        watchers.append(threading.Thread(target=give_way, args=(coordinator.pid, nice, over)))
     if slow > 1:
         watchers.append(threading.Thread(target=hold_back, args=(nodes["clinic-00"], slow, over)))
     for watcher in watchers:
@@ -115,6 +117,15 @@ def watch_memory(root: int, seen: dict[str, list[tuple[float, float]]], over: th
             line = command_line(process)
             for name in (name for name in seen if name in line):
                 seen[name].append(resident_mb(process))
+
+
+def give_way(coordinator: int, nice: int, over: threading.Event) -> None:
+    """Lower the sessions of all processes of ours but the coordinator's: where Linux shares its time among sessions, a
+    process' priority counts within its own alone, and a clinic has several."""
+    while not over.wait(1):
+        for process in set(family(os.getpid())) - {os.getpid(), *family(coordinator)}:
+            with suppress(OSError):  # it has ended, or this machine does not group by session
+                Path(f"/proc/{process}/autogroup").write_text(str(nice))
 
 
 def hold_back(node: "subprocess.Popen[bytes]", times: float, over: threading.Event) -> None:
