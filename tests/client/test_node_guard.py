@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from wbc_client.node.guard import CLIENT_APP, check_bundle, guarded_path, write_launcher
+from wbc_client.node.guard import CLIENT_APP, NODE_VARIABLE, check_bundle, guarded_path, write_launcher
 from wbc_client.node.serving import install_bundle
 from wbc_common.bundle import Bundle, build_bundle
 from wbc_common.errors import PolicyError, SettingError
@@ -90,3 +90,30 @@ def test_flower_still_starts_a_clientapp_by_its_name_on_path() -> None:
 def test_the_courier_holds_no_torch() -> None:
     code = "import sys, wbc_client.node.courier; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_clientapp_that_waits_for_ever_ends_when_its_node_is_gone() -> None:
+    code = """
+import threading
+from wbc_client.node import guard
+guard._LOOK_SECONDS = guard._LEAVE_SECONDS = 0.1
+guard._belong_to_node()
+print("waits", flush=True)
+lock = threading.Lock()
+lock.acquire()
+lock.acquire()
+"""
+    node = subprocess.Popen(["sleep", "60"])
+    environment = os.environ | {NODE_VARIABLE: str(node.pid)}
+    waiting = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        assert waiting.stdout is not None
+        assert waiting.stdout.readline() == "waits\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(0.5)
+        node.kill()
+        node.wait()
+        assert waiting.wait(10) == 1
+    finally:
+        waiting.kill()
+        waiting.wait()

@@ -14,6 +14,7 @@ import hashlib
 import os
 import shutil
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +27,8 @@ BUNDLE_VARIABLE = "WBC_APPROVED_BUNDLE"
 NODE_VARIABLE = "WBC_NODE_PROCESS"
 # Flower starts a ClientApp while its message is still coming in; one that asks too early waits for a whole second.
 _MESSAGE_SECONDS = 0.2
+_LOOK_SECONDS = 1.0
+_LEAVE_SECONDS = 10.0  # to end by itself, once its node is gone
 _UNPACKING = "install_from_fab"
 
 
@@ -67,12 +70,25 @@ def _belong_to_node() -> None:
 
     A `flwr-clientapp` that is asked to end leaves its SuperNode waiting for a reply that never comes. So the end of a
     SuperExec or a starter must not reach it: it leads a group of its own and watches the node's process instead.
+    Flower's watch raises a signal in its own thread, which does not wake a main thread that waits for a lock, and one
+    that cannot reach its SuperNode any more waits for ever. So it is ended a while later.
     """
     with suppress(PermissionError):  # it leads a group already
         os.setsid()
     node = os.environ.get(NODE_VARIABLE)
+    if node is not None:
+        threading.Thread(target=_end_after, args=(int(node),), daemon=True).start()
     if node is not None and "--parent-pid" in sys.argv:
         sys.argv[sys.argv.index("--parent-pid") + 1] = node
+
+
+def _end_after(node: int) -> None:
+    with suppress(ProcessLookupError):
+        while True:
+            os.kill(node, 0)
+            time.sleep(_LOOK_SECONDS)
+    time.sleep(_LEAVE_SECONDS)
+    os._exit(1)
 
 
 def write_launcher(folder: Path) -> Path:
