@@ -6,21 +6,25 @@ over a Unix socket in a folder that only this user may enter. The child is the s
 (`guard`); if this process is away, the launcher runs it the slow way.
 """
 
+import gc
 import json
 import os
 import signal
 import socket
 import sys
+import traceback
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
 
 SOCKET_VARIABLE = "WBC_STARTER_SOCKET"
 _ACCEPTED = b"+"
-# Flower's program with what it imports late (httpx loads its transport with the first client), and our ClientApp.
+# Flower's program with what it imports late (httpx and gRPC load a part with the first client), and our ClientApp.
 _FOR_CHILDREN = (
     "flwr.supernode.cli.flwr_clientapp",
     "flwr.supernode.runtime.run_clientapp",
     "httpcore",
+    "grpc._channel",
     "wbc_client.node.courier",
 )
 
@@ -36,34 +40,42 @@ def serve(path: Path) -> None:
         while True:
             caller, _ = door.accept()
             with caller:
-                if _fork(caller) == 0:
-                    door.close()
-                    return
+                _fork(caller, door)
 
 
 def _load_for_children() -> None:
     """Import here what each child would import itself, which takes it three times as much CPU as its work does."""
     for name in _FOR_CHILDREN:
         import_module(name)
+    gc.collect()
+    gc.freeze()  # a child that collects what it never made would copy every page of it
 
 
-def _fork(caller: socket.socket) -> int:
-    """In the parent the child's number; in the child 0, once its program has run."""
+def _fork(caller: socket.socket, door: socket.socket) -> None:
     arguments = json.loads(caller.makefile("r", encoding="utf-8").readline())
-    child = os.fork()
-    if child == 0:
+    if os.fork() == 0:
+        door.close()
         _run(arguments)
-    else:
-        caller.sendall(_ACCEPTED)
-    return child
+    caller.sendall(_ACCEPTED)
 
 
-def _run(arguments: list[str]) -> None:
+def _run(arguments: list[str]) -> NoReturn:
+    """Run the program and leave at once: to take apart what was loaded copies all its pages and costs more CPU than the
+    program itself."""
     from wbc_client.node import guard
 
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     sys.argv = ["flwr-clientapp", *arguments]
-    guard.main()
+    try:
+        guard.main()
+    except SystemExit:
+        pass
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def main() -> None:
