@@ -131,7 +131,8 @@ def _superexec(folder: StudyFolder, port: int, environment: dict[str, str]) -> C
         *("--runtime-api-address", f"127.0.0.1:{port}", "--root-certificates", str(folder.authority)),
         *("--superexec-auth-secret-file", str(folder.superexec_secret)),
     ]
-    return Command("superexec", arguments, environment, folder.link / "superexec.log")
+    seldom = environment | {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "1"}  # it starts one app, and each look costs 15 ms
+    return Command("superexec", arguments, seldom, folder.link / "superexec.log")
 
 
 def _gateway(folder: StudyFolder, port: int, environment: dict[str, str], bundle: Bundle) -> Command:
