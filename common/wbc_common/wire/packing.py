@@ -1,7 +1,7 @@
 """Records as bytes, and as one parcel.
 
 Flower sends every array as objects of its own, each with a request and a signature: a model of twenty arrays costs
-a hundred requests a clinic and exchange. As one parcel it costs four. A clinic's two processes hand the same bytes on.
+a hundred requests a clinic and exchange. As one parcel it costs five. A clinic's two processes hand the same bytes on.
 Packed, records are what they say of themselves, with the length of each array's bytes in place of these, and then the
 bytes of all arrays one behind the other: written without a copy and read array by array, so that a file can hold them.
 Flower has the encoding of the first part and offers it nowhere in its public API, so this is the one place that takes
