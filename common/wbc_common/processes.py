@@ -112,9 +112,7 @@ class KeptProcess:
         self.last_code = self.process.returncode
         end_group(self.process)
         self.process = None
-        steady = now - self._started_at > _STEADY_SECONDS
-        self._pause_seconds = 0.5 if steady else min(self._pause_seconds * 2, _LONGEST_PAUSE_SECONDS)
-        self._start_at = now + self._pause_seconds
+        self._wait_from(now)
         log.warning(
             "%s ended with code %s, starts again in %.0f s; its log is %s",
             self.command.name,
@@ -133,7 +131,13 @@ class KeptProcess:
         elif now - self._healthy_at > patience:
             log.warning("%s is not well; it is ended and started again", self.command.name)
             self.end()
-            self._start_at = now
+            self._wait_from(now)
+
+    def _wait_from(self, now: float) -> None:
+        """Set the time of the next start: soon after a steady process, later each time after others."""
+        steady = now - self._started_at > _STEADY_SECONDS
+        self._pause_seconds = 0.5 if steady else min(self._pause_seconds * 2, _LONGEST_PAUSE_SECONDS)
+        self._start_at = now + self._pause_seconds
 
 
 def spawn(command: Command) -> "subprocess.Popen[bytes]":

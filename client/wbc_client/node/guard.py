@@ -76,9 +76,10 @@ def _belong_to_node() -> None:
     with suppress(PermissionError):  # it leads a group already
         os.setsid()
     node = os.environ.get(NODE_VARIABLE)
-    if node is not None:
-        threading.Thread(target=_end_after, args=(int(node),), daemon=True).start()
-    if node is not None and "--parent-pid" in sys.argv:
+    if node is None:
+        return
+    threading.Thread(target=_end_after, args=(int(node),), daemon=True).start()
+    if "--parent-pid" in sys.argv:
         sys.argv[sys.argv.index("--parent-pid") + 1] = node
 
 
