@@ -10,6 +10,7 @@ import torch
 
 from wbc_common.framing import frame_nuclei
 from wbc_common.images import white_balance
+from wbc_common.nuclear_stain import even_nuclear_stain
 from wbc_common.study import ImageSettings
 
 CENTRE = 0.5
@@ -28,13 +29,14 @@ def prepare(images: torch.Tensor, settings: ImageSettings) -> torch.Tensor:
     Part by part into its final place, as source and result are most of a clinic's memory. The parts are equal in size:
     a last image alone would be summed in another order, and might differ in a bit.
     """
-    if not settings.white_balance and settings.framing == "as-is":
+    if not settings.white_balance and settings.framing == "as-is" and not settings.nuclear_stain:
         return images
     prepared = images.new_empty((len(images), 3, settings.size_px, settings.size_px))
     if not len(images):
         return prepared
     num_parts = math.ceil(images[:, 0].numel() / _PIXELS_AT_ONCE)
     for part, place in zip(images.tensor_split(num_parts), prepared.tensor_split(num_parts), strict=True):
-        balanced = white_balance(part) if settings.white_balance else part
-        place.copy_(frame_nuclei(balanced, settings.size_px) if settings.framing == "nucleus" else balanced)
+        seen = white_balance(part) if settings.white_balance else part
+        seen = frame_nuclei(seen, settings.size_px) if settings.framing == "nucleus" else seen
+        place.copy_(even_nuclear_stain(seen, settings.nuclear_stain) if settings.nuclear_stain else seen)
     return prepared

@@ -32,7 +32,7 @@ def frame_nuclei(images: Tensor, size_px: int) -> Tensor:
 
 def nuclear_windows(images: Tensor) -> tuple[Tensor, Tensor]:
     """Window centres [N, 2] (x, y in −1..1) and half sides [N] (1 is the whole image) of images uint8 [N, 3, S, S]."""
-    dye = _nuclear_dye(images)
+    dye = nuclear_dye(images)
     axis = torch.linspace(-1, 1, images.shape[-1])
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     looked_at = torch.exp(-(x**2 + y**2) / (2 * _CENTRE_PRIOR**2)).expand_as(dye)
@@ -47,7 +47,7 @@ def nuclear_windows(images: Tensor) -> tuple[Tensor, Tensor]:
     return torch.clamp(centre, (half - 1)[:, None], (1 - half)[:, None]), half
 
 
-def _nuclear_dye(images: Tensor) -> Tensor:
+def nuclear_dye(images: Tensor) -> Tensor:
     """How surely a pixel is nucleus, 0..1 [N, S, S]: optical density in red, above midway from median to darkest."""
     red = images[:, 0].float().clamp_min(1) / 255
     density = F.avg_pool2d(-torch.log(red)[:, None], 3, stride=1, padding=1)[:, 0]

@@ -5,8 +5,9 @@ multi-page file shows page 1 only. Only the formats named in `FORMATS` are tried
 decoders. What comes back is a bare pixel array: EXIF (after its orientation is applied), text and colour profiles stay
 behind.
 
-White balance divides by the background I₀ of docs/method.md §3, estimated per image; stain normalisation (Macenko,
-Reinhard) spoils blood smears and is not offered.
+White balance divides by the background I₀ of docs/method.md §3, estimated per image. Stain normalisation by statistics
+of the whole image (Macenko, Reinhard) spoils blood smears and is not offered; `wbc_common.nuclear_stain` looks at the
+nucleus alone.
 """
 
 from pathlib import Path

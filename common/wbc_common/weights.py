@@ -7,9 +7,11 @@ Such a network is a warm start to be trained further: it does not have the accur
 
 A safetensors file that names its classes in its metadata (ours do) gives its head too: a class of the study starts from
 the mean of the rows of the file's classes that are this class. Fine-tuning from a new head distorts what the backbone
-knew, and so does worse on other domains (Kumar et al., ICLR 2022).
+knew, and so does worse on other domains (Kumar et al., ICLR 2022). Where the file says how its images were prepared,
+and the study prepares its own otherwise, a warning says so.
 """
 
+import json
 import logging
 import math
 import pickle
@@ -26,7 +28,7 @@ from torch import Tensor
 from wbc_common.cells import registry_of
 from wbc_common.errors import DataError, SettingError
 from wbc_common.models import HEAD_KEYS, Network
-from wbc_common.study import ModelSettings
+from wbc_common.study import ImageSettings, ModelSettings
 
 log = logging.getLogger(__name__)
 _SUFFIXES = (".safetensors", ".pth", ".pt")
@@ -42,14 +44,16 @@ _UNREADABLE = (
     ValueError,
 )
 CLASSES_KEY = "classes"  # of a file's metadata: its head rows' classes, joined by commas
+IMAGES_KEY = "images"  # likewise: how the images were prepared that it was trained on, as JSON
+_PREPARATION = ("white_balance", "framing", "nuclear_stain")
 PHANTOM_FOLDER = Path(__file__).parent / "pretrained"
 
 
-def load_initial_weights(model: Network, settings: ModelSettings, size_px: int) -> list[str]:
+def load_initial_weights(model: Network, settings: ModelSettings, images: ImageSettings) -> list[str]:
     """Load `settings.weights` into the backbone, and into the head where its classes are known or its shape fits.
 
     Args:
-        size_px: side of the study's images, by which one of the shipped networks is chosen.
+        images: what the study's networks see; of the shipped ones, that is taken which saw images most like these.
 
     Returns:
         The names of the arrays that were loaded; none for weights "none".
@@ -59,8 +63,9 @@ def load_initial_weights(model: Network, settings: ModelSettings, size_px: int) 
     """
     if settings.weights == "none":
         return []
-    settings = _in_a_file(settings, size_px)
+    settings = _in_a_file(settings, images)
     source = _read(settings)
+    _warn_of_other_images(settings, images)
     target = model.state_dict()
     found = {
         key: value
@@ -118,18 +123,22 @@ def _file(settings: ModelSettings) -> Path | None:
     return path if path.suffix in _SUFFIXES else None
 
 
-def _in_a_file(settings: ModelSettings, size_px: int) -> ModelSettings:
-    """The settings with the file of the shipped network whose images' size is nearest; others stay as they are."""
+def _in_a_file(settings: ModelSettings, images: ImageSettings) -> ModelSettings:
+    """The settings with the file of the shipped network whose images were most like these; others stay as they are."""
     if settings.weights != "phantom":
         return settings
-    shipped = _shipped_for(settings.backbone)
-    nearest = min(shipped, key=lambda size: abs(math.log(size / size_px)))
-    return settings.model_copy(update={"weights": str(shipped[nearest])})
+
+    def distance(path: Path) -> tuple[float, float]:
+        """By stain first: a network knows no stain but its own, and may shrink or stretch what it looks at."""
+        theirs = ImageSettings.model_validate_json(_metadata(path)[IMAGES_KEY])
+        return abs(theirs.nuclear_stain - images.nuclear_stain), abs(math.log(theirs.size_px / images.size_px))
+
+    return settings.model_copy(update={"weights": str(min(_shipped_for(settings.backbone), key=distance))})
 
 
-def _shipped_for(backbone: str) -> dict[int, Path]:
-    """The networks shipped for a backbone, by the size of the images that they were trained on."""
-    shipped = {int(path.stem.rsplit("-", 1)[1]): path for path in PHANTOM_FOLDER.glob(f"{backbone}-*.safetensors")}
+def _shipped_for(backbone: str) -> list[Path]:
+    """The files of the networks shipped for a backbone."""
+    shipped = sorted(PHANTOM_FOLDER.glob(f"{backbone}-*.safetensors"))
     if not shipped:
         raise SettingError(
             f"no phantom weights are shipped for backbone '{backbone}'",
@@ -195,12 +204,33 @@ def _read_published(settings: ModelSettings) -> Mapping[str, Tensor]:
 
 def _named_classes(settings: ModelSettings) -> list[str]:
     """The classes of the file's head rows, in order, as its metadata name them; none where it does not say."""
-    path = _file(settings)
+    return [name for name in _metadata(_file(settings)).get(CLASSES_KEY, "").split(",") if name]
+
+
+def _warn_of_other_images(settings: ModelSettings, images: ImageSettings) -> None:
+    """Say so where the file's network was trained on images that were prepared otherwise than the study's."""
+    try:
+        told = json.loads(_metadata(_file(settings)).get(IMAGES_KEY, "{}"))
+    except ValueError:
+        return
+    own = images.model_dump(mode="json", include=set(_PREPARATION))
+    others = [
+        f"{key} = {told[key]!r} and not {own[key]!r}" for key in _PREPARATION if told.get(key, own[key]) != own[key]
+    ]
+    if others:
+        log.warning(
+            "weights %s were trained on images with %s; next step: make others by wbc-simulate pretrain, or set that",
+            Path(settings.weights).name,
+            ", ".join(others),
+        )
+
+
+def _metadata(path: Path | None) -> dict[str, str]:
+    """What a safetensors file says of itself; nothing of other weights."""
     if path is None or path.suffix != ".safetensors":
-        return []
+        return {}
     with safe_open(path, framework="pt") as file:
-        named: str = (file.metadata() or {}).get(CLASSES_KEY, "")
-    return [name for name in named.split(",") if name]
+        return dict(file.metadata() or {})
 
 
 def _head_rows(source: Mapping[str, Tensor], named: list[str], target: Mapping[str, Tensor]) -> dict[str, Tensor]:

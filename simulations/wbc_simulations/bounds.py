@@ -20,12 +20,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wbc_client.clinic import open_clinic
 from wbc_client.dataset.cell_set import SPLITS, CellSet
+from wbc_client.dataset.opening import read_cells
 from wbc_client.dataset.packed import packed_metadata, write_packed
 from wbc_client.evaluation.counting import count
 from wbc_client.evaluation.stain_averaging import predict_averaged
 from wbc_client.predict import load_model
+from wbc_client.site import read_site
+from wbc_common.appearance import prepare
 from wbc_common.errors import SettingError
 from wbc_common.files import write_atomically
 from wbc_common.seeds import derive_seed, numpy_generator
@@ -67,7 +69,7 @@ def finish_bound(kind: MethodKind, study: StudyConfig, folder: RunFolder, clinic
         clinics: folder of the clinic files.
     """
     names = (*study.clinics.train, *study.clinics.held_out)
-    cells = {name: open_clinic(clinics / f"{name}.toml").cells for name in names}
+    cells = {name: _cells_as_read(clinics / f"{name}.toml") for name in names}
     parts = _PARTS[kind](study, cells)
     plan = part_plan(study, kind)
     for part in parts:
@@ -82,8 +84,7 @@ def finish_bound(kind: MethodKind, study: StudyConfig, folder: RunFolder, clinic
 def part_plan(study: StudyConfig, kind: MethodKind) -> StudyConfig:
     """The plan of each part, for clinics "train" and "held-out" that every part names anew.
 
-    Images are packed as the network sees them, so nothing is left to prepare. What needs several clinics (alignment
-    from the others' sums, weights, order statistics) is off.
+    What needs several clinics (alignment from the others' sums, weights, order statistics) is off.
 
     Raises:
         SettingError: centralised BoDA with its term switched off.
@@ -95,12 +96,17 @@ def part_plan(study: StudyConfig, kind: MethodKind) -> StudyConfig:
         )
     values = study.model_dump(mode="json")
     values["clinics"] = {"train": ["pooled"], "held_out": []}
-    values["images"] |= {"white_balance": False, "framing": "as-is", "field_um": None}
     values["loss"] |= {"alignment": "boda-paper"} if kind == "centralised-boda" else {"alignment_weight": 0.0}
     values["aggregation"] |= {"rule": "fedavg", "robust": "none"}
     values["privacy"] |= {"mode": "none"}
     values["personal"] |= {"clinics": []}
     return parse_study(values, f"bound {kind}")
+
+
+def _cells_as_read(clinic_file: Path) -> CellSet:
+    """A clinic's cells before white balance: the parts' own studies prepare them, as the plan says."""
+    site = read_site(clinic_file)
+    return read_cells(site, site.read_study()).cells
 
 
 def pooled(cells: Clinics) -> CellSet:
@@ -197,11 +203,12 @@ def _measured(parts: list[Part], folder: RunFolder) -> dict[str, Evaluation]:
 def _cross_fitted(name: str, cells: CellSet, study: StudyConfig, folder: RunFolder) -> Evaluation:
     """Counts of a clinic's cells, each named by the model that has not seen its third; on the draws of all methods."""
     folds = torch.from_numpy(oracle_folds(name, cells))
+    images = prepare(cells.images, study.images)
     logits = torch.zeros(len(cells), len(study.classes))
     for fold in range(_ORACLE_FOLDS):
         model, _ = load_model(RunFolder(folder.path / "bounds" / f"{name}-{fold}").model)
         logits[folds == fold] = predict_averaged(
-            model, cells.images[folds == fold], torch.device("cpu"), draws=study.evaluation.stain_draws
+            model, images[folds == fold], torch.device("cpu"), draws=study.evaluation.stain_draws
         )
     return count(
         logits, cells, replicates=study.evaluation.bootstrap_replicates, draw_seed=derive_seed("bootstrap", name)

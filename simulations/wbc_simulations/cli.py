@@ -22,9 +22,11 @@ from wbc_simulations.options import (
     Fold,
     HeldOut,
     Json,
+    NuclearStain,
     Size,
     Study,
     folder_of,
+    image_settings,
     parse_changes,
     plan_run,
     refuse_with_resume,
@@ -215,17 +217,19 @@ def pretrain(
     epochs: Epochs = 20,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     backbone: Annotated[str, typer.Option(help="as in model.backbone")] = "cnn-small",
-    size_px: Size = 96,
+    size_px: Size = None,
+    nuclear_stain: NuclearStain = None,
     batch_size: Annotated[int, typer.Option(help="as in training.batch_size; a GPU is faster with more")] = 64,
 ) -> None:
     """Train a network on in-silico cells alone, on a GPU where there is one; use it as [model] weights."""
     from wbc_simulations.pretrain import Recipe, check_place, save_weights
     from wbc_simulations.pretrain import pretrain as train
 
-    recipe = Recipe("wbc13", tuple(domain or ()), blends, cells, epochs, seed, size_px, backbone, batch_size)
+    images = image_settings(size_px, nuclear_stain)
+    recipe = Recipe("wbc13", tuple(domain or ()), blends, cells, epochs, seed, backbone, batch_size, images)
     check_place(output)
     found = train(recipe, lambda epoch, loss: typer.echo(f"epoch {epoch} of {epochs}: loss {loss:.3f}"))
-    save_weights(found.model, recipe.study().classes, output)
+    save_weights(found.model, recipe.study(), output)
     typer.echo(f"balanced accuracy on unseen in-silico patients, 13 classes: {found.balanced_accuracy:.3f}")
 
 
@@ -236,7 +240,8 @@ def realism(
     blends: Blends = 100,
     cells: Cells = 24_000,
     epochs: Epochs = 12,
-    size_px: Size = 96,
+    size_px: Size = None,
+    nuclear_stain: NuclearStain = None,
     seeds: Annotated[int, typer.Option(min=1, help="how many trainings")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
 ) -> None:
@@ -244,7 +249,8 @@ def realism(
     from wbc_simulations.pretrain import Recipe
     from wbc_simulations.realism import measure_realism, realism_table
 
-    recipe = Recipe("wbc5", tuple(domain or ()), blends, cells, epochs, size_px=size_px)
+    images = image_settings(size_px, nuclear_stain)
+    recipe = Recipe("wbc5", tuple(domain or ()), blends, cells, epochs, images=images)
     found = measure_realism(data, recipe, range(seeds), on_step=lambda text: typer.echo(text, err=True))
     typer.echo(json.dumps([asdict(clinic) for clinic in found]) if as_json else realism_table(found))
 

@@ -9,7 +9,7 @@ classes; a study starts from its head too, mapped to the study's classes (`wbc_c
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ from wbc_common.files import write_atomically
 from wbc_common.models import Network, build_model
 from wbc_common.seeds import derive_seed, numpy_generator
 from wbc_common.study import ImageSettings, StudyConfig, parse_study
-from wbc_common.weights import CLASSES_KEY
+from wbc_common.weights import CLASSES_KEY, IMAGES_KEY
 from wbc_simulations.phantom import Domain, blended_domain, case_mix, domain_names, load_domain, render
 
 _CELLS_PER_PATIENT = 4
@@ -46,7 +46,8 @@ class Recipe:
         domains: the shipped domains to blend, all if empty.
         blends: how many blended domains; 0 takes the shipped ones as they are.
         cells: in all, in equal shares of the domains.
-        epochs, seed, size_px, backbone, batch_size: of the training.
+        epochs, seed, backbone, batch_size: of the training.
+        images: how cells are prepared, for this network and the studies that start from it.
     """
 
     registry: str = "wbc13"
@@ -55,9 +56,9 @@ class Recipe:
     cells: int = 60_000
     epochs: int = 20
     seed: int = 0
-    size_px: int = 96
     backbone: str = "cnn-small"
     batch_size: int = 64
+    images: ImageSettings = field(default_factory=ImageSettings)
 
     def study(self) -> StudyConfig:
         """The training as a plan of one clinic."""
@@ -67,7 +68,7 @@ class Recipe:
             "seed": self.seed,
             "rounds": self.epochs,
             "clinics": {"train": ["phantom"]},
-            "images": {"size_px": self.size_px},
+            "images": self.images.model_dump(),
             "model": {"backbone": self.backbone, "weights": "none"},
             "training": {"local_epochs": 1, "batch_size": self.batch_size, "learning_rate": 2e-3},
             "loss": {"classification": "cross-entropy", "alignment_weight": 0.0, "guide_weight": 0.0},
@@ -140,10 +141,11 @@ def check_place(path: Path) -> None:
         pass
 
 
-def save_weights(model: Network, registry: Registry, path: Path) -> None:
-    """Write a network's arrays as float16 safetensors, with the classes of its head rows."""
+def save_weights(model: Network, study: StudyConfig, path: Path) -> None:
+    """Write a network's arrays as float16 safetensors, with the classes of its head rows and what its images were."""
     arrays = {key: value.half().cpu().numpy() for key, value in model.state_dict().items()}
-    write_atomically(path, *arrays_as_file(arrays, {CLASSES_KEY: ",".join(registry.classes)}))
+    told = {CLASSES_KEY: ",".join(study.classes.classes), IMAGES_KEY: study.images.model_dump_json()}
+    write_atomically(path, *arrays_as_file(arrays, told))
 
 
 def phantom_cells(domain: Domain, registry: Registry, num_cells: int, *, seed: int, settings: ImageSettings) -> CellSet:

@@ -45,7 +45,7 @@ def test_only_head_rows_leave_and_the_backbone_keeps_its_bits() -> None:
 
 def trained_head(found: CellSet, **training: object) -> np.ndarray:
     model = build_model(plan().model, 5, seed=0)
-    load_initial_weights(model, plan().model, plan().images.size_px)
+    load_initial_weights(model, plan().model, plan().images)
     train_head(model, found, plan(**training), clinic="a", round_number=3)
     return model_arrays(model)["head.weight"]
 

@@ -7,6 +7,7 @@ from wbc_common import appearance
 from wbc_common.appearance import prepare
 from wbc_common.framing import frame_nuclei, nuclear_windows
 from wbc_common.images import white_balance
+from wbc_common.nuclear_stain import even_nuclear_stain
 from wbc_common.study import ImageSettings
 
 PALE, PURPLE, RED_CELL = (245, 245, 245), (90, 40, 140), (225, 150, 150)
@@ -62,7 +63,7 @@ def test_an_image_is_framed_the_same_alone_and_among_others() -> None:
 
 
 def test_as_is_leaves_the_pixels_alone() -> None:
-    settings = ImageSettings(size_px=32, white_balance=False, framing="as-is")
+    settings = ImageSettings(size_px=32, white_balance=False, framing="as-is", nuclear_stain=0)
     image = smear(side=settings.source_px, centre=(0.3, 0.3), radius=0.2)
     assert torch.equal(prepare(image, settings), image)
 
@@ -74,6 +75,7 @@ def test_images_prepared_in_parts_are_those_prepared_at_once(framing: str, monke
     images = torch.cat([smear(side=side, centre=(0.02 * k - 0.2, 0.1), radius=0.3) for k in range(22)])
     at_once = white_balance(images)
     at_once = frame_nuclei(at_once, 32) if framing == "nucleus" else at_once
+    at_once = even_nuclear_stain(at_once, settings.nuclear_stain)
 
     def counted(part: torch.Tensor) -> torch.Tensor:
         sizes.append(len(part))

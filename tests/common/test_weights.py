@@ -11,7 +11,7 @@ from torch import Tensor
 from wbc_common.cells import CLASSES_5, CLASSES_11, CLASSES_13
 from wbc_common.errors import DataError, SettingError
 from wbc_common.models import Network, build_model
-from wbc_common.study import ModelSettings
+from wbc_common.study import ImageSettings, ModelSettings
 from wbc_common.vision import torchvision
 from wbc_common.weights import PHANTOM_FOLDER, check_weights, find_weights, load_initial_weights
 
@@ -38,7 +38,7 @@ def fresh(backbone: str = "resnet18") -> Network:
 def load(weights: object, backbone: str = "resnet18") -> tuple[Network, list[str]]:
     model = fresh(backbone)
     settings = ModelSettings(backbone=backbone, weights=str(weights))  # type: ignore[arg-type]
-    return model, load_initial_weights(model, settings, 64)
+    return model, load_initial_weights(model, settings, ImageSettings(size_px=64))
 
 
 def check_taken_over(model: Network, loaded: list[str], published: State) -> None:
@@ -104,7 +104,7 @@ def test_a_class_that_the_file_does_not_know_starts_at_random(tmp_path: Path) ->
     save_file(source.state_dict(), tmp_path / "five.safetensors", metadata={"classes": ",".join(CLASSES_5)})
     model = build_model(ModelSettings(), 11, seed=0)
     start = model.state_dict()["head.weight"].clone()
-    load_initial_weights(model, ModelSettings(weights=str(tmp_path / "five.safetensors")), 64)
+    load_initial_weights(model, ModelSettings(weights=str(tmp_path / "five.safetensors")), ImageSettings())
     found = model.state_dict()["head.weight"]
     eosinophil, blast = CLASSES_11.index("eosinophil"), CLASSES_11.index("myeloblast")
     assert torch.equal(found[eosinophil], source.head.weight[CLASSES_5.index("eosinophil")])
@@ -283,10 +283,19 @@ def test_phantom_weights_that_are_not_shipped_are_a_setting_error(
             act()
 
 
-@pytest.mark.parametrize(("size_px", "taken"), [(16, 64), (64, 64), (78, 64), (79, 96), (96, 96), (400, 96)])
-def test_phantom_is_the_shipped_network_of_the_nearest_size(size_px: int, taken: int) -> None:
+@pytest.mark.parametrize(
+    ("images", "taken"),
+    [
+        *[({"size_px": size_px}, str(taken)) for size_px, taken in ((16, 64), (64, 64), (78, 64), (79, 96), (400, 96))],
+        ({}, "96"),
+        ({"nuclear_stain": 0}, "96-plain"),
+        ({"nuclear_stain": 0.3, "size_px": 64}, "64-plain"),
+        ({"nuclear_stain": 1, "size_px": 64}, "64"),
+    ],
+)
+def test_phantom_is_the_shipped_network_that_saw_images_most_like_these(images: dict[str, object], taken: str) -> None:
     model = fresh("cnn-small")
-    loaded = load_initial_weights(model, ModelSettings(weights="phantom"), size_px)
+    loaded = load_initial_weights(model, ModelSettings(weights="phantom"), ImageSettings.model_validate(images))
     shipped = load_file(PHANTOM_FOLDER / f"cnn-small-{taken}.safetensors")
     assert set(loaded) == set(shipped)
     first = "backbone.0.convolution.weight"

@@ -61,7 +61,7 @@ def test_a_bounds_plan_leaves_out_what_needs_several_clinics(kind: MethodKind, a
     study = plan_study(tiny_experiment(personal={"clinics": ["east"]}))
     plan = part_plan(study, kind)
     assert plan.loss.alignment_weight == alignment
-    assert (plan.aggregation.rule, plan.personal.clinics, plan.images.framing) == ("fedavg", (), "as-is")
+    assert (plan.aggregation.rule, plan.personal.clinics, plan.images) == ("fedavg", (), study.images)
     assert plan.loss.classification == study.loss.classification
 
 

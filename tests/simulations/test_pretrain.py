@@ -54,7 +54,9 @@ def test_no_patient_is_both_trained_and_tested_on() -> None:
 @pytest.mark.usefixtures("_blank_cells")
 def test_training_tells_each_epoch_and_measures_on_unseen_patients() -> None:
     told: list[tuple[int, float]] = []
-    recipe = Recipe(domains=("pale_wright", "dm96_mgg"), blends=4, cells=208, epochs=2, size_px=16)
+    recipe = Recipe(
+        domains=("pale_wright", "dm96_mgg"), blends=4, cells=208, epochs=2, images=ImageSettings(size_px=16)
+    )
     found = pretrain(recipe, lambda epoch, loss: told.append((epoch, loss)))
     assert [epoch for epoch, _ in told] == [1, 2]
     assert all(0 < loss < 10 for _, loss in told)
@@ -63,12 +65,12 @@ def test_training_tells_each_epoch_and_measures_on_unseen_patients() -> None:
 
 @pytest.mark.usefixtures("_blank_cells")
 def test_another_backbone_and_size_can_be_pretrained_and_taken_up(tmp_path: Path) -> None:
-    recipe = Recipe(blends=1, cells=52, epochs=1, size_px=32, backbone="resnet18")
+    recipe = Recipe(blends=1, cells=52, epochs=1, images=ImageSettings(size_px=32), backbone="resnet18")
     found = pretrain(recipe, lambda *_: None)
-    save_weights(found.model, registry("wbc13"), tmp_path / "resnet18.safetensors")
+    save_weights(found.model, recipe.study(), tmp_path / "resnet18.safetensors")
     settings = ModelSettings(backbone="resnet18", weights=str(tmp_path / "resnet18.safetensors"))
     started = build_model(settings, 13, seed=6)
-    load_initial_weights(started, settings, 32)
+    load_initial_weights(started, settings, recipe.images)
     for key, value in found.model.state_dict().items():
         torch.testing.assert_close(started.state_dict()[key], value, atol=2e-3, rtol=2e-3)
 
@@ -95,11 +97,11 @@ def test_a_place_where_weights_cannot_be_written_is_found_out_before_the_trainin
 def test_the_saved_network_is_half_precision_and_starts_a_study_of_other_classes(tmp_path: Path) -> None:
     model = build_model(ModelSettings(), 13, seed=5)
     path = tmp_path / "new" / "network.safetensors"
-    save_weights(Pretrained(model, 0.5).model, registry("wbc13"), path)
+    save_weights(Pretrained(model, 0.5).model, Recipe().study(), path)
     saved = load_file(path)
     assert {value.dtype for value in saved.values()} == {torch.float16}
     started = build_model(ModelSettings(), 5, seed=6)
-    load_initial_weights(started, ModelSettings(weights=str(path)), 64)
+    load_initial_weights(started, ModelSettings(weights=str(path)), ImageSettings())
     for key, value in model.state_dict().items():
         if not is_head(key):
             torch.testing.assert_close(started.state_dict()[key], value, atol=2e-3, rtol=2e-3)
@@ -107,11 +109,30 @@ def test_the_saved_network_is_half_precision_and_starts_a_study_of_other_classes
     torch.testing.assert_close(started.head.weight[CLASSES_5.index("monocyte")], expected, atol=2e-3, rtol=2e-3)
 
 
+@pytest.mark.parametrize(
+    ("study", "said"),
+    [({}, ""), ({"nuclear_stain": 0}, "nuclear_stain = 0.75 and not 0.0"), ({"framing": "as-is"}, "framing")],
+)
+def test_weights_say_where_their_images_were_prepared_otherwise(
+    study: dict[str, object], said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "network.safetensors"
+    save_weights(build_model(ModelSettings(), 13, seed=5), Recipe().study(), path)
+    load_initial_weights(
+        build_model(ModelSettings(), 5, seed=6), ModelSettings(weights=str(path)), ImageSettings.model_validate(study)
+    )
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == bool(said)
+    assert said in "".join(warnings)
+
+
 def test_the_same_seed_pretrains_the_same_bytes_and_another_seed_does_not(tmp_path: Path) -> None:
     def saved(seed: int, name: str) -> bytes:
-        recipe = Recipe(domains=("pale_wright",), blends=2, cells=78, epochs=2, seed=seed, size_px=16)
+        recipe = Recipe(
+            domains=("pale_wright",), blends=2, cells=78, epochs=2, seed=seed, images=ImageSettings(size_px=16)
+        )
         found = pretrain(recipe, lambda *_: None)
-        save_weights(found.model, registry("wbc13"), tmp_path / name)
+        save_weights(found.model, recipe.study(), tmp_path / name)
         return (tmp_path / name).read_bytes()
 
     first = saved(0, "first")
@@ -127,8 +148,8 @@ def test_cells_come_from_blends_in_equal_shares_or_from_the_shipped_domains() ->
 
 @pytest.mark.usefixtures("_blank_cells")
 def test_as_many_cells_are_drawn_as_asked_for() -> None:
-    assert len(Recipe(blends=7, size_px=16).phantoms(0, 100)) == 100
-    assert len(Recipe(blends=7, size_px=16).phantoms(0, 3)) == 3
+    assert len(Recipe(blends=7, images=ImageSettings(size_px=16)).phantoms(0, 100)) == 100
+    assert len(Recipe(blends=7, images=ImageSettings(size_px=16)).phantoms(0, 3)) == 3
 
 
 def test_a_coarser_registry_draws_each_class_from_all_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from wbc_client.dataset.cell_set import CellSet
+from wbc_common.study import ImageSettings
 from wbc_simulations import realism as module
 from wbc_simulations.pretrain import Recipe
 from wbc_simulations.realism import Realism, measure_realism, realism_table, told_apart
@@ -46,7 +47,7 @@ def write_clinics(folder: Path, names: tuple[str, ...]) -> Path:
     return folder
 
 
-RECIPE = Recipe("wbc5", domains=("pale_wright",), blends=1, cells=40, epochs=1, size_px=16)
+RECIPE = Recipe("wbc5", domains=("pale_wright",), blends=1, cells=40, epochs=1, images=ImageSettings(size_px=16))
 
 
 def test_every_clinic_of_the_manifest_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

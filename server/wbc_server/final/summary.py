@@ -91,6 +91,7 @@ def describe_study(study: StudyConfig) -> dict[str, Any]:
             **study.training.model_dump(mode="json"),
             "image_size_px": study.images.size_px,
             "white_balance": study.images.white_balance,
+            "nuclear_stain": study.images.nuclear_stain,
             "prediction_prior": json.dumps(study.evaluation.prediction_prior).strip('"'),
             "prediction_tau": study.evaluation.prediction_tau,
             "stain_draws": study.evaluation.stain_draws,
