@@ -1,8 +1,8 @@
 """Nuclear stain: each image's dyes brought part of the way to one strength, with its own nucleus as the measure.
 
 The nucleus is what all crops of white cells share, and it binds the same dyes everywhere; how dark and how blue it
-comes out is the lab's stain and the camera's colours. So each channel's optical density is scaled by (reference / that
-of the nucleus)^share, image by image, without labels and without any statistic of a data set: a clinic that joins later
+comes out is the lab's stain and the camera's colours. So each channel's optical density is multiplied by a power of
+reference / nucleus, image by image, without labels and without any statistic of a data set: a clinic that joins later
 is treated like the others. White balance fixes the light where nothing absorbs, this fixes it where most does; in
 between, by Beer and Lambert, density is linear in dye. Whole-image methods (Reinhard, Macenko) measure how many red
 cells lie about, too. With the full share a nucleus loses its own colour and darkness, by which classes differ as well;
@@ -17,7 +17,7 @@ from wbc_common.images import BACKGROUND_LEVEL
 
 REFERENCE_OD = (0.95, 1.25, 0.55)  # red, green, blue of a purple nucleus; any would do that networks are trained with
 _MIDDLE = 0.5  # σ in half images: the cell of a crop is near its middle
-_LEAST_OD = 0.05  # what is as pale as the background has no stain to measure
+_UNSURE_OD = 0.3  # added to both: a channel in which the nucleus hardly absorbs says little of its dye
 _GAIN = (0.4, 2.5)
 
 
@@ -34,5 +34,5 @@ def _gain(density: Tensor, dye: Tensor, share: float) -> Tensor:
     axis = torch.linspace(-1, 1, dye.shape[-1])
     weight = dye * torch.exp(-(axis[:, None] ** 2 + axis**2) / (2 * _MIDDLE**2))
     weight = weight / weight.sum(dim=(1, 2), keepdim=True).clamp_min(1e-6)
-    nuclear = (density * weight[:, None]).sum(dim=(2, 3)).clamp_min(_LEAST_OD)
-    return (torch.tensor(REFERENCE_OD) / nuclear).pow(share).clamp(*_GAIN)
+    nuclear = (density * weight[:, None]).sum(dim=(2, 3)).clamp_min(0)
+    return ((torch.tensor(REFERENCE_OD) + _UNSURE_OD) / (nuclear + _UNSURE_OD)).pow(share).clamp(*_GAIN)
