@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import Annotated, Literal
 
 import typer
@@ -231,6 +232,9 @@ def pretrain(
     found = train(recipe, lambda epoch, loss: typer.echo(f"epoch {epoch} of {epochs}: loss {loss:.3f}"))
     save_weights(found.model, recipe.study(), output)
     typer.echo(f"balanced accuracy on unseen in-silico patients, 13 classes: {found.balanced_accuracy:.3f}")
+    if found.other_looks:
+        listed = ", ".join(f"{name} {value:.3f}" for name, value in found.other_looks.items())
+        typer.echo(f"on looks that were left out: {mean(found.other_looks.values()):.3f} ({listed})")
 
 
 @app.command()

@@ -6,11 +6,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from studies import tiny_experiment
 from wbc_common.errors import DataError
 from wbc_server.run_folder import RunFolder
-from wbc_simulations import running
+from wbc_simulations import pretrain, running
 from wbc_simulations.cli import main
 from wbc_simulations.experiment import Experiment, plan_study, write_experiment
 
@@ -211,3 +212,21 @@ def test_a_folder_that_holds_a_run_is_not_written_over(
     assert exit_of("run", "--study", study_file, "--output", str(finished_run.path)) == 2
     assert "is not empty" in capsys.readouterr().err
     assert finished_run.study_file.read_bytes() == before
+
+
+def test_pretraining_says_what_the_network_is_worth_on_looks_left_out(
+    exit_of, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def grey(classes: torch.Tensor, *args: object, size_px: int, **options: object) -> torch.Tensor:
+        return torch.full((len(classes), 3, size_px, size_px), 128, dtype=torch.uint8)
+
+    monkeypatch.setattr(pretrain, "render", grey)
+    arguments = ("--domain", "pale_wright", "--cells", "1000", "--epochs", "1", "--size-px", "16")
+    assert exit_of("pretrain", "one.safetensors", *arguments) == 0
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told.startswith(
+        "on looks that were left out: 0.077 (blue_giemsa 0.077, dm96_mgg 0.077, "
+    )  # guesses: 1 of 13
+    assert "pale_wright" not in told
+    assert exit_of("pretrain", "x.safetensors", "--cells", "1000", "--nuclear-stain", "2") == 2
+    assert "images: nuclear_stain" in capsys.readouterr().err
