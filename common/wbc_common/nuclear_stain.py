@@ -5,8 +5,8 @@ comes out is the lab's stain and the camera's colours. So each channel's optical
 reference / nucleus, image by image, without labels and without any statistic of a data set: a clinic that joins later
 is treated like the others. White balance fixes the light where nothing absorbs, this fixes it where most does; in
 between, by Beer and Lambert, density is linear in dye. Whole-image methods (Reinhard, Macenko) measure how many red
-cells lie about, too. With the full share a nucleus loses its own colour and darkness, by which classes differ as well;
-three quarters of it did better on in-silico looks that a network did not know (docs/results.md).
+cells lie about, too. The further it goes, the more a nucleus loses its own colour and darkness, by which classes differ
+as well.
 """
 
 import torch

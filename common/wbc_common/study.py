@@ -82,14 +82,15 @@ class ImageSettings(Settings):
         field_um: width of the field that each image shows around its centre, in µm, for clinics that all know their µm
             per pixel: cells keep their size relative to each other. Needs `as-is`; None leaves the crops' own scale.
         nuclear_stain: how far each image's dyes are brought to one strength of its nucleus, 0 (not at all) to 1
-            (`wbc_common.nuclear_stain`). Needs `white_balance`, as dyes are measured from the background.
+            (`wbc_common.nuclear_stain`). Needs `white_balance`, as dyes are measured from the background. Better in
+            silico and not on the real clinics, so it is off (docs/results.md).
     """
 
     size_px: int = Field(96, ge=16, le=512)
     white_balance: bool = True
     framing: Literal["nucleus", "as-is"] = "nucleus"
     field_um: float | None = Field(None, ge=5, le=200)
-    nuclear_stain: float = Field(0.75, ge=0, le=1)
+    nuclear_stain: float = Field(0, ge=0, le=1)
 
     @model_validator(mode="after")
     def _one_scale(self) -> Self:

@@ -4,7 +4,7 @@ Cells come from blends of the shipped domains (`phantom.blending`), all classes 
 heavy augmentation and plain cross-entropy; no real image has a part in it. Blends were chosen over the shipped domains
 themselves on phantoms: trained without two of the nine, they did better on those two. The network is trained on the 13
 classes; a study starts from its head too, mapped to the study's classes (`wbc_common.weights`). Kept in half precision
-(0.65 MB). Two are shipped, for images of 64 and of 96 pixels.
+(0.65 MB). README.md says which are shipped.
 """
 
 import tempfile

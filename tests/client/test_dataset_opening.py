@@ -20,7 +20,7 @@ REAL = Path(os.environ.get("WBC_REALDATA") or Path(__file__).parents[3] / "share
 
 
 def _study(registry: str = "wbc5", **images: object) -> StudyConfig:
-    settings = {"size_px": 16, "white_balance": False, "framing": "as-is", "nuclear_stain": 0, **images}
+    settings = {"size_px": 16, "white_balance": False, "framing": "as-is", **images}
     return StudyConfig.model_validate(
         {"name": "t", "registry": registry, "clinics": {"train": ["here", "there"]}, "images": settings}
     )

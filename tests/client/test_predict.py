@@ -16,7 +16,7 @@ from wbc_common.study import StudyConfig
 
 
 def _study(**images: object) -> StudyConfig:
-    settings = {"size_px": 32, "white_balance": False, "framing": "as-is", "nuclear_stain": 0, **images}
+    settings = {"size_px": 32, "white_balance": False, "framing": "as-is", **images}
     values = {"name": "t", "registry": "wbc5", "clinics": {"train": ["here"]}, "images": settings}
     return StudyConfig.model_validate(values | {"model": {"weights": "none"}, "evaluation": {"stain_draws": 0}})
 

@@ -63,14 +63,14 @@ def test_an_image_is_framed_the_same_alone_and_among_others() -> None:
 
 
 def test_as_is_leaves_the_pixels_alone() -> None:
-    settings = ImageSettings(size_px=32, white_balance=False, framing="as-is", nuclear_stain=0)
+    settings = ImageSettings(size_px=32, white_balance=False, framing="as-is")
     image = smear(side=settings.source_px, centre=(0.3, 0.3), radius=0.2)
     assert torch.equal(prepare(image, settings), image)
 
 
 @pytest.mark.parametrize("framing", ["nucleus", "as-is"])
 def test_images_prepared_in_parts_are_those_prepared_at_once(framing: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = ImageSettings.model_validate({"size_px": 32, "framing": framing})
+    settings = ImageSettings.model_validate({"size_px": 32, "framing": framing, "nuclear_stain": 0.75})
     side, sizes = settings.source_px, []
     images = torch.cat([smear(side=side, centre=(0.02 * k - 0.2, 0.1), radius=0.3) for k in range(22)])
     at_once = white_balance(images)

@@ -79,7 +79,7 @@ def test_a_pale_nucleus_is_strengthened_by_a_bounded_factor_alone() -> None:
 
 
 def test_preparing_evens_after_framing_and_zero_leaves_the_pixels_alone() -> None:
-    plan = ImageSettings(size_px=32)
+    plan = ImageSettings(size_px=32, nuclear_stain=0.75)
     without = plan.model_copy(update={"nuclear_stain": 0.0})
     read = smear(gain=(0.7, 1.1, 0.8), side=plan.source_px)
     assert torch.equal(prepare(read, plan), even_nuclear_stain(prepare(read, without), plan.nuclear_stain))
@@ -88,5 +88,5 @@ def test_preparing_evens_after_framing_and_zero_leaves_the_pixels_alone() -> Non
 
 def test_evening_without_white_balance_is_refused() -> None:
     with pytest.raises(ValueError, match="nuclear_stain measures dyes from a balanced background"):
-        ImageSettings(white_balance=False)
-    assert ImageSettings(white_balance=False, nuclear_stain=0).nuclear_stain == 0
+        ImageSettings(white_balance=False, nuclear_stain=0.5)
+    assert ImageSettings(white_balance=False).nuclear_stain == 0

@@ -286,14 +286,13 @@ def test_phantom_weights_that_are_not_shipped_are_a_setting_error(
 @pytest.mark.parametrize(
     ("images", "taken"),
     [
-        ({}, "96"),
-        ({"size_px": 64}, "96"),
-        ({"nuclear_stain": 1}, "96"),
         *[
-            ({"size_px": size_px, "nuclear_stain": 0}, f"{taken}-plain")
+            ({"size_px": size_px}, str(taken))
             for size_px, taken in ((16, 64), (64, 64), (78, 64), (79, 96), (96, 96), (400, 96))
         ],
-        ({"nuclear_stain": 0.3, "size_px": 64}, "64-plain"),
+        ({"nuclear_stain": 0.75}, "96-even"),
+        ({"nuclear_stain": 0.75, "size_px": 64}, "96-even"),
+        ({"nuclear_stain": 0.3, "size_px": 64}, "64"),
     ],
 )
 def test_phantom_is_the_shipped_network_that_saw_images_most_like_these(images: dict[str, object], taken: str) -> None:

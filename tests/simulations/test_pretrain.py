@@ -118,7 +118,7 @@ def test_the_saved_network_is_half_precision_and_starts_a_study_of_other_classes
 
 @pytest.mark.parametrize(
     ("study", "said"),
-    [({}, ""), ({"nuclear_stain": 0}, "nuclear_stain = 0.75 and not 0.0"), ({"framing": "as-is"}, "framing")],
+    [({}, ""), ({"nuclear_stain": 0.75}, "nuclear_stain = 0.0 and not 0.75"), ({"framing": "as-is"}, "framing")],
 )
 def test_weights_say_where_their_images_were_prepared_otherwise(
     study: dict[str, object], said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture

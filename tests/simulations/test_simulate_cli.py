@@ -181,7 +181,6 @@ def test_settings_and_held_out_clinics_reach_the_plan(
 
     monkeypatch.setattr(running, "finish_run", interrupted)
     settings = ["--set", "loss.tau=0.5", "--set", "model.backbone=resnet18", "--set", "images.white_balance=false"]
-    settings += ["--set", "images.nuclear_stain=0"]
     exit_of("run", "--study", study_file, "--output", "out", "--held-out", "north", *settings)
     plan = RunFolder(Path("out")).study()
     assert (plan.loss.tau, plan.model.backbone, plan.images.white_balance) == (0.5, "resnet18", False)
