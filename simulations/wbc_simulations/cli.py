@@ -4,34 +4,26 @@ import json
 import logging
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from statistics import mean
 from typing import Annotated, Literal
 
 import typer
 
 from wbc_common.terminal import run_command
 from wbc_simulations.options import (
-    Blends,
-    Cells,
     Changes,
     Data,
-    Domain,
-    Epochs,
     Fold,
     HeldOut,
     Json,
-    NuclearStain,
-    Size,
     Study,
     folder_of,
-    image_settings,
     parse_changes,
     plan_run,
     refuse_with_resume,
 )
+from wbc_simulations.phantom_commands import pretrain, realism, render
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -193,70 +185,8 @@ def sweep(
         refuse_failures(cells, output)
 
 
-@app.command()
-def render(
-    output: Annotated[Path, typer.Argument(help="folder to write: images, manifest.csv, contact.png")],
-    study: Study = None,
-    size_px: Annotated[int, typer.Option(min=24, max=512, help="side of an image")] = 96,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-) -> None:
-    """Write the in-silico cells of an experiment as images, in the manifest layout that clinics use."""
-    from wbc_simulations.experiment import DEFAULT_EXPERIMENT, read_experiment
-    from wbc_simulations.rendering import CONTACT_SHEET, write_data_set
-
-    experiment = read_experiment(study or DEFAULT_EXPERIMENT)
-    cells = write_data_set(experiment.data.clinics, output, size_px=size_px, seed=seed)
-    typer.echo(f"{cells} cells in {output}, to look at: {output / CONTACT_SHEET}")
-
-
-@app.command()
-def pretrain(
-    output: Annotated[Path, typer.Argument(help="safetensors file to write")],
-    domain: Domain = None,
-    blends: Blends = 100,
-    cells: Cells = 60_000,
-    epochs: Epochs = 20,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    backbone: Annotated[str, typer.Option(help="as in model.backbone")] = "cnn-small",
-    size_px: Size = None,
-    nuclear_stain: NuclearStain = None,
-    batch_size: Annotated[int, typer.Option(help="as in training.batch_size; a GPU is faster with more")] = 64,
-) -> None:
-    """Train a network on in-silico cells alone, on a GPU where there is one; use it as [model] weights."""
-    from wbc_simulations.pretrain import Recipe, check_place, save_weights
-    from wbc_simulations.pretrain import pretrain as train
-
-    images = image_settings(size_px, nuclear_stain)
-    recipe = Recipe("wbc13", tuple(domain or ()), blends, cells, epochs, seed, backbone, batch_size, images)
-    check_place(output)
-    found = train(recipe, lambda epoch, loss: typer.echo(f"epoch {epoch} of {epochs}: loss {loss:.3f}"))
-    save_weights(found.model, recipe.study(), output)
-    typer.echo(f"balanced accuracy on unseen in-silico patients, 13 classes: {found.balanced_accuracy:.3f}")
-    if found.other_looks:
-        listed = ", ".join(f"{name} {value:.3f}" for name, value in found.other_looks.items())
-        typer.echo(f"on looks that were left out: {mean(found.other_looks.values()):.3f} ({listed})")
-
-
-@app.command()
-def realism(
-    data: Annotated[Path, typer.Option(help="folder with a manifest.csv of real cells")],
-    domain: Domain = None,
-    blends: Blends = 100,
-    cells: Cells = 24_000,
-    epochs: Epochs = 12,
-    size_px: Size = None,
-    nuclear_stain: NuclearStain = None,
-    seeds: Annotated[int, typer.Option(min=1, help="how many trainings")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
-) -> None:
-    """Measure in-silico cells against real ones: train on phantoms only, test on each real clinic of 5 classes."""
-    from wbc_simulations.pretrain import Recipe
-    from wbc_simulations.realism import measure_realism, realism_table
-
-    images = image_settings(size_px, nuclear_stain)
-    recipe = Recipe("wbc5", tuple(domain or ()), blends, cells, epochs, images=images)
-    found = measure_realism(data, recipe, range(seeds), on_step=lambda text: typer.echo(text, err=True))
-    typer.echo(json.dumps([asdict(clinic) for clinic in found]) if as_json else realism_table(found))
+for _command in (render, pretrain, realism):
+    app.command()(_command)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import typer
 from wbc_common.errors import SettingError
 
 if TYPE_CHECKING:
-    from wbc_common.study import ImageSettings, StudyConfig
+    from wbc_common.study import StudyConfig
     from wbc_simulations.experiment import Experiment
 
 Study = Annotated[Path | None, typer.Option("--study", help="experiment file; default: the in-silico study")]
@@ -30,12 +30,6 @@ Changes = Annotated[
     list[str] | None, typer.Option("--set", help="a setting, e.g. --set loss.tau=0.5, --set data.skew.label_alpha=0.1")
 ]
 Json = Annotated[bool, typer.Option("--json", help="print the figures as JSON")]
-Domain = Annotated[list[str] | None, typer.Option(help="blend only these in-silico domains")]
-Blends = Annotated[int, typer.Option(min=0, help="blended domains; 0: the domains as they are")]
-Cells = Annotated[int, typer.Option(min=1000, help="in-silico cells in all")]
-Epochs = Annotated[int, typer.Option(min=1)]
-Size = Annotated[int | None, typer.Option("--size-px", help="as in images.size_px, whose default it has")]
-NuclearStain = Annotated[float | None, typer.Option(help="as in images.nuclear_stain, whose default it has")]
 
 
 def parse_changes(changes: list[str] | None) -> dict[str, Any]:
@@ -62,19 +56,6 @@ def plan_run(
     experiment, settings = with_changes(read_experiment(study or DEFAULT_EXPERIMENT, data), parse_changes(changes))
     plan = plan_study(experiment, held_out=held_out or (), changes=settings)
     return experiment, plan.model_copy(update={"model": find_weights(plan.model, folder_of(study))})
-
-
-def image_settings(size_px: int | None, nuclear_stain: float | None) -> "ImageSettings":
-    """What networks see, by those of a command's options that were given.
-
-    Raises:
-        SettingError: a value outside its range.
-    """
-    from wbc_common.settings.reading import validated
-    from wbc_common.study import ImageSettings
-
-    given = {"size_px": size_px, "nuclear_stain": nuclear_stain}
-    return validated(ImageSettings, {key: value for key, value in given.items() if value is not None}, "images")
 
 
 def folder_of(study: Path | None) -> Path:

@@ -1,0 +1,97 @@
+"""Commands of `wbc-simulate` about in-silico cells: as images, as a start for networks, beside real cells."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from wbc_simulations.options import Study
+
+if TYPE_CHECKING:
+    from wbc_common.study import ImageSettings
+
+Domain = Annotated[list[str] | None, typer.Option(help="blend only these in-silico domains")]
+Blends = Annotated[int, typer.Option(min=0, help="blended domains; 0: the domains as they are")]
+Cells = Annotated[int, typer.Option(min=1000, help="in-silico cells in all")]
+Epochs = Annotated[int, typer.Option(min=1)]
+Size = Annotated[int | None, typer.Option("--size-px", help="as in images.size_px, whose default it has")]
+NuclearStain = Annotated[float | None, typer.Option(help="as in images.nuclear_stain, whose default it has")]
+
+
+def render(
+    output: Annotated[Path, typer.Argument(help="folder to write: images, manifest.csv, contact.png")],
+    study: Study = None,
+    size_px: Annotated[int, typer.Option(min=24, max=512, help="side of an image")] = 96,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Write the in-silico cells of an experiment as images, in the manifest layout that clinics use."""
+    from wbc_simulations.experiment import DEFAULT_EXPERIMENT, read_experiment
+    from wbc_simulations.rendering import CONTACT_SHEET, write_data_set
+
+    experiment = read_experiment(study or DEFAULT_EXPERIMENT)
+    cells = write_data_set(experiment.data.clinics, output, size_px=size_px, seed=seed)
+    typer.echo(f"{cells} cells in {output}, to look at: {output / CONTACT_SHEET}")
+
+
+def pretrain(
+    output: Annotated[Path, typer.Argument(help="safetensors file to write")],
+    domain: Domain = None,
+    blends: Blends = 100,
+    cells: Cells = 60_000,
+    epochs: Epochs = 20,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    backbone: Annotated[str, typer.Option(help="as in model.backbone")] = "cnn-small",
+    size_px: Size = None,
+    nuclear_stain: NuclearStain = None,
+    batch_size: Annotated[int, typer.Option(help="as in training.batch_size; a GPU is faster with more")] = 64,
+) -> None:
+    """Train a network on in-silico cells alone, on a GPU where there is one; use it as model.weights."""
+    from wbc_simulations.pretrain import Recipe, check_place, save_weights
+    from wbc_simulations.pretrain import pretrain as train
+
+    images = _image_settings(size_px, nuclear_stain)
+    recipe = Recipe("wbc13", tuple(domain or ()), blends, cells, epochs, seed, backbone, batch_size, images)
+    check_place(output)
+    found = train(recipe, lambda epoch, loss: typer.echo(f"epoch {epoch} of {epochs}: loss {loss:.3f}"))
+    save_weights(found.model, recipe.study(), output)
+    typer.echo(f"balanced accuracy on unseen in-silico patients, 13 classes: {found.balanced_accuracy:.3f}")
+    if found.other_looks:
+        listed = ", ".join(f"{name} {value:.3f}" for name, value in found.other_looks.items())
+        typer.echo(f"on looks that were left out: {mean(found.other_looks.values()):.3f} ({listed})")
+
+
+def realism(
+    data: Annotated[Path, typer.Option(help="folder with a manifest.csv of real cells")],
+    domain: Domain = None,
+    blends: Blends = 100,
+    cells: Cells = 24_000,
+    epochs: Epochs = 12,
+    size_px: Size = None,
+    nuclear_stain: NuclearStain = None,
+    seeds: Annotated[int, typer.Option(min=1, help="how many trainings")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+) -> None:
+    """Measure in-silico cells against real ones: train on phantoms only, test on each real clinic of 5 classes."""
+    from wbc_simulations.pretrain import Recipe
+    from wbc_simulations.realism import measure_realism, realism_table
+
+    images = _image_settings(size_px, nuclear_stain)
+    recipe = Recipe("wbc5", tuple(domain or ()), blends, cells, epochs, images=images)
+    found = measure_realism(data, recipe, range(seeds), on_step=lambda text: typer.echo(text, err=True))
+    typer.echo(json.dumps([asdict(clinic) for clinic in found]) if as_json else realism_table(found))
+
+
+def _image_settings(size_px: int | None, nuclear_stain: float | None) -> "ImageSettings":
+    """What networks see, by those of a command's options that were given.
+
+    Raises:
+        SettingError: a value outside its range.
+    """
+    from wbc_common.settings.reading import validated
+    from wbc_common.study import ImageSettings
+
+    given = {"size_px": size_px, "nuclear_stain": nuclear_stain}
+    return validated(ImageSettings, {key: value for key, value in given.items() if value is not None}, "images")
