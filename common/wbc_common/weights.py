@@ -213,6 +213,8 @@ def _warn_of_other_images(settings: ModelSettings, images: ImageSettings) -> Non
         told = json.loads(_metadata(_file(settings)).get(IMAGES_KEY, "{}"))
     except ValueError:
         return
+    if not isinstance(told, dict):
+        return
     own = images.model_dump(mode="json", include=set(_PREPARATION))
     others = [
         f"{key} = {told[key]!r} and not {own[key]!r}" for key in _PREPARATION if told.get(key, own[key]) != own[key]

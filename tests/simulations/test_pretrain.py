@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from wbc_client.dataset.cell_set import CellSet
 from wbc_common.cells import CLASSES_5, CLASSES_13, registry
@@ -131,6 +131,18 @@ def test_weights_say_where_their_images_were_prepared_otherwise(
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == bool(said)
     assert said in "".join(warnings)
+
+
+@pytest.mark.parametrize("told", ["no JSON", "[1, 2]", "{}"])
+def test_weights_that_say_of_their_images_what_nobody_understands_are_taken_without_a_word(
+    told: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, path = build_model(ModelSettings(), 13, seed=5), tmp_path / "network.safetensors"
+    save_file(model.state_dict(), path, {"images": told})
+    assert load_initial_weights(
+        build_model(ModelSettings(), 13, seed=6), ModelSettings(weights=str(path)), ImageSettings()
+    )
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
 def test_the_same_seed_pretrains_the_same_bytes_and_another_seed_does_not(tmp_path: Path) -> None:
