@@ -29,7 +29,7 @@ def prepare(images: torch.Tensor, settings: ImageSettings) -> torch.Tensor:
     Part by part into its final place, as source and result are most of a clinic's memory. The parts are equal in size:
     a last image alone would be summed in another order, and might differ in a bit.
     """
-    if not settings.white_balance and settings.framing == "as-is" and not settings.nuclear_stain:
+    if not settings.white_balance and settings.framing == "as-is":
         return images
     prepared = images.new_empty((len(images), 3, settings.size_px, settings.size_px))
     if not len(images):

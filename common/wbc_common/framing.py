@@ -35,7 +35,7 @@ def nuclear_windows(images: Tensor) -> tuple[Tensor, Tensor]:
     dye = nuclear_dye(images)
     axis = torch.linspace(-1, 1, images.shape[-1])
     y, x = torch.meshgrid(axis, axis, indexing="ij")
-    looked_at = torch.exp(-(x**2 + y**2) / (2 * _CENTRE_PRIOR**2)).expand_as(dye)
+    looked_at = nearness_to_middle(images.shape[-1]).expand_as(dye)
     for _ in range(_STEPS):
         weight = dye * looked_at
         weight = weight / weight.sum(dim=(1, 2), keepdim=True).clamp_min(1e-6)
@@ -45,6 +45,12 @@ def nuclear_windows(images: Tensor) -> tuple[Tensor, Tensor]:
         looked_at = (distance < (2.2 * radius).clamp_min(0.2)[:, None, None] ** 2).float()
     half = (_WINDOW / 2 * radius).clamp(_SMALLEST, 1.0)
     return torch.clamp(centre, (half - 1)[:, None], (1 - half)[:, None]), half
+
+
+def nearness_to_middle(side_px: int) -> Tensor:
+    """How likely a pixel belongs to the cell that the crop was made for, 0..1 [S, S]."""
+    axis = torch.linspace(-1, 1, side_px)
+    return torch.exp(-(axis[:, None] ** 2 + axis**2) / (2 * _CENTRE_PRIOR**2))
 
 
 def nuclear_dye(images: Tensor) -> Tensor:

@@ -12,11 +12,10 @@ as well.
 import torch
 from torch import Tensor
 
-from wbc_common.framing import nuclear_dye
+from wbc_common.framing import nearness_to_middle, nuclear_dye
 from wbc_common.images import BACKGROUND_LEVEL
 
 REFERENCE_OD = (0.95, 1.25, 0.55)  # red, green, blue of a purple nucleus; any would do that networks are trained with
-_MIDDLE = 0.5  # σ in half images: the cell of a crop is near its middle
 _UNSURE_OD = 0.3  # added to both: a channel in which the nucleus hardly absorbs says little of its dye
 _GAIN = (0.4, 2.5)
 
@@ -31,8 +30,7 @@ def even_nuclear_stain(images: Tensor, share: float) -> Tensor:
 
 def _gain(density: Tensor, dye: Tensor, share: float) -> Tensor:
     """By what each channel's density is multiplied, [N, 3]."""
-    axis = torch.linspace(-1, 1, dye.shape[-1])
-    weight = dye * torch.exp(-(axis[:, None] ** 2 + axis**2) / (2 * _MIDDLE**2))
+    weight = dye * nearness_to_middle(dye.shape[-1])
     weight = weight / weight.sum(dim=(1, 2), keepdim=True).clamp_min(1e-6)
     nuclear = (density * weight[:, None]).sum(dim=(2, 3)).clamp_min(0)
     return ((torch.tensor(REFERENCE_OD) + _UNSURE_OD) / (nuclear + _UNSURE_OD)).pow(share).clamp(*_GAIN)

@@ -65,7 +65,8 @@ def load_initial_weights(model: Network, settings: ModelSettings, images: ImageS
         return []
     settings = _in_a_file(settings, images)
     source = _read(settings)
-    _warn_of_other_images(settings, images)
+    told = _metadata(_file(settings))
+    _warn_of_other_images(settings, told, images)
     target = model.state_dict()
     found = {
         key: value
@@ -77,7 +78,7 @@ def load_initial_weights(model: Network, settings: ModelSettings, images: ImageS
             f"weights '{settings.weights}' hold no convolution that fits backbone '{settings.backbone}'",
             remedy="choose weights of this backbone, or weights = 'none'",
         )
-    found |= _head_rows(source, _named_classes(settings), target)
+    found |= _head_rows(source, _named_classes(told), target)
     model.load_state_dict(found, strict=False)
     log.info("initial weights: %d of %d arrays loaded, the rest start at random", len(found), len(target))
     return sorted(found)
@@ -202,22 +203,22 @@ def _read_published(settings: ModelSettings) -> Mapping[str, Tensor]:
     return values
 
 
-def _named_classes(settings: ModelSettings) -> list[str]:
+def _named_classes(told: Mapping[str, str]) -> list[str]:
     """The classes of the file's head rows, in order, as its metadata name them; none where it does not say."""
-    return [name for name in _metadata(_file(settings)).get(CLASSES_KEY, "").split(",") if name]
+    return [name for name in told.get(CLASSES_KEY, "").split(",") if name]
 
 
-def _warn_of_other_images(settings: ModelSettings, images: ImageSettings) -> None:
+def _warn_of_other_images(settings: ModelSettings, told: Mapping[str, str], images: ImageSettings) -> None:
     """Say so where the file's network was trained on images that were prepared otherwise than the study's."""
     try:
-        told = json.loads(_metadata(_file(settings)).get(IMAGES_KEY, "{}"))
+        theirs = json.loads(told.get(IMAGES_KEY, "{}"))
     except ValueError:
         return
-    if not isinstance(told, dict):
+    if not isinstance(theirs, dict):
         return
     own = images.model_dump(mode="json", include=set(_PREPARATION))
     others = [
-        f"{key} = {told[key]!r} and not {own[key]!r}" for key in _PREPARATION if told.get(key, own[key]) != own[key]
+        f"{key} = {theirs[key]!r} and not {own[key]!r}" for key in _PREPARATION if theirs.get(key, own[key]) != own[key]
     ]
     if others:
         log.warning(

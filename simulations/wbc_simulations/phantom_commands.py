@@ -49,7 +49,7 @@ def pretrain(
     batch_size: Annotated[int, typer.Option(help="as in training.batch_size; a GPU is faster with more")] = 64,
 ) -> None:
     """Train a network on in-silico cells alone, on a GPU where there is one; use it as model.weights."""
-    from wbc_simulations.pretrain import Recipe, check_place, save_weights
+    from wbc_simulations.pretrain import Recipe, check_place, other_looks, save_weights
     from wbc_simulations.pretrain import pretrain as train
 
     images = _image_settings(size_px, nuclear_stain)
@@ -58,9 +58,9 @@ def pretrain(
     found = train(recipe, lambda epoch, loss: typer.echo(f"epoch {epoch} of {epochs}: loss {loss:.3f}"))
     save_weights(found.model, recipe.study(), output)
     typer.echo(f"balanced accuracy on unseen in-silico patients, 13 classes: {found.balanced_accuracy:.3f}")
-    if found.other_looks:
-        listed = ", ".join(f"{name} {value:.3f}" for name, value in found.other_looks.items())
-        typer.echo(f"on looks that were left out: {mean(found.other_looks.values()):.3f} ({listed})")
+    if others := other_looks(found.model, recipe):
+        listed = ", ".join(f"{name} {value:.3f}" for name, value in others.items())
+        typer.echo(f"on looks that were left out: {mean(others.values()):.3f} ({listed})")
 
 
 def realism(
