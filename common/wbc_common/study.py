@@ -74,8 +74,8 @@ class ImageSettings(Settings):
     """What the network sees.
 
     Attributes:
-        size_px: side of the square image that enters the network. 96 has 2.25 times the pixels of 64, and did better at
-            clinics left out (docs/results.md).
+        size_px: side of the square image that enters the network. 128 did better at clinics left out than 96, and 96
+            better than 64 (docs/results.md); the work grows with the pixels.
         white_balance: divide each image by its own background colour (docs/method.md §3).
         framing: `nucleus` windows each image on its nucleus, so that cells are of one size whatever the clinic's crops
             (`wbc_common.framing`); `as-is` takes the crops as they come.
@@ -86,7 +86,7 @@ class ImageSettings(Settings):
             silico and not on the real clinics, so it is off (docs/results.md).
     """
 
-    size_px: int = Field(96, ge=16, le=512)
+    size_px: int = Field(128, ge=16, le=512)
     white_balance: bool = True
     framing: Literal["nucleus", "as-is"] = "nucleus"
     field_um: float | None = Field(None, ge=5, le=200)

@@ -288,7 +288,7 @@ def test_phantom_weights_that_are_not_shipped_are_a_setting_error(
     [
         *[
             ({"size_px": size_px}, str(taken))
-            for size_px, taken in ((16, 64), (64, 64), (78, 64), (79, 96), (96, 96), (400, 96))
+            for size_px, taken in ((16, 64), (64, 64), (78, 64), (79, 96), (110, 96), (111, 128), (400, 128))
         ],
         ({"nuclear_stain": 0.75}, "96-even"),
         ({"nuclear_stain": 0.75, "size_px": 64}, "96-even"),

@@ -46,7 +46,7 @@ def test_the_first_model_has_the_weights_that_the_plan_names(tmp_path: Path) -> 
     assert not np.array_equal(initial_model(plan_with({"weights": "none"}))[FIRST], source[FIRST].numpy())
 
 
-@pytest.mark.parametrize("size_px", [64, 96])
+@pytest.mark.parametrize("size_px", [64, 96, 128])
 def test_the_first_model_is_the_shipped_network_of_the_plans_images(size_px: int) -> None:
     shipped = load_file(PHANTOM_FOLDER / f"cnn-small-{size_px}.safetensors")[FIRST]
     assert np.array_equal(initial_model(plan_with({}, {"size_px": size_px}))[FIRST], shipped.float().numpy())
