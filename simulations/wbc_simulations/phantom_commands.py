@@ -1,6 +1,7 @@
 """Commands of `wbc-simulate` about in-silico cells: as images, as a start for networks, beside real cells."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
@@ -55,7 +56,11 @@ def pretrain(
     images = _image_settings(size_px, nuclear_stain)
     recipe = Recipe("wbc13", tuple(domain or ()), blends, cells, epochs, seed, backbone, batch_size, images)
     check_place(output)
-    found = train(recipe, lambda epoch, loss: typer.echo(f"epoch {epoch} of {epochs}: loss {loss:.3f}"))
+    found = train(
+        recipe,
+        on_epoch=lambda epoch, loss: typer.echo(f"epoch {epoch} of {epochs}: loss {loss:.3f}"),
+        on_rendered=_told_each_tenth(cells),
+    )
     save_weights(found.model, recipe.study(), output)
     typer.echo(f"balanced accuracy on unseen in-silico patients, 13 classes: {found.balanced_accuracy:.3f}")
     if others := other_looks(found.model, recipe):
@@ -82,6 +87,19 @@ def realism(
     recipe = Recipe("wbc5", tuple(domain or ()), blends, cells, epochs, images=images)
     found = measure_realism(data, recipe, range(seeds), on_step=lambda text: typer.echo(text, err=True))
     typer.echo(json.dumps([asdict(clinic) for clinic in found]) if as_json else realism_table(found))
+
+
+def _told_each_tenth(cells: int) -> Callable[[int], None]:
+    """Takes how many of so many cells are rendered, and says it ten times."""
+    told = 0
+
+    def tell(rendered: int) -> None:
+        nonlocal told
+        if 10 * rendered // cells > told:
+            told = 10 * rendered // cells
+            typer.echo(f"rendered {rendered} of {cells} cells", err=True)
+
+    return tell
 
 
 def _image_settings(size_px: int | None, nuclear_stain: float | None) -> "ImageSettings":

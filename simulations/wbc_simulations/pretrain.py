@@ -87,14 +87,14 @@ class Recipe:
         """The shipped domains that no cell comes from."""
         return [name for name in domain_names() if self.domains and name not in self.domains]
 
-    def phantoms(self, seed: int, cells: int) -> CellSet:
-        """So many cells, spread over the domains, drawn by a seed."""
+    def phantoms(self, seed: int, cells: int, on_rendered: Callable[[int], None] = lambda rendered: None) -> CellSet:
+        """So many cells, spread over the domains, drawn by a seed. `on_rendered` gets how many there are by then."""
         study, sources = self.study(), self.sources()
-        parts = [
-            phantom_cells(domain, study.classes, number, seed=seed, settings=study.images)
-            for domain, number in zip(sources, _shares(cells, len(sources)), strict=True)
-            if number
-        ]
+        parts: list[CellSet] = []
+        for domain, number in zip(sources, _shares(cells, len(sources)), strict=True):
+            if number:
+                parts.append(phantom_cells(domain, study.classes, number, seed=seed, settings=study.images))
+                on_rendered(sum(map(len, parts)))
         return join_cells(parts)
 
 
@@ -106,9 +106,18 @@ class Pretrained:
     balanced_accuracy: float
 
 
-def pretrain(recipe: Recipe, on_epoch: Callable[[int, float], None]) -> Pretrained:
-    """Train a network on phantoms, on a GPU where there is one. `on_epoch` gets epoch and loss."""
-    study, cells, device = recipe.study(), recipe.phantoms(recipe.seed, recipe.cells), choose_device("auto")
+def pretrain(
+    recipe: Recipe, on_epoch: Callable[[int, float], None], on_rendered: Callable[[int], None] = lambda rendered: None
+) -> Pretrained:
+    """Train a network on phantoms, on a GPU where there is one.
+
+    Args:
+        recipe: of cells and training.
+        on_epoch: gets epoch and loss.
+        on_rendered: gets how many cells are rendered, look by look.
+    """
+    study, device = recipe.study(), choose_device("auto")
+    cells = recipe.phantoms(recipe.seed, recipe.cells, on_rendered)
     training_cells = cells.part("train")
     model = build_model(study.model, len(study.classes), derive_seed(recipe.seed, "pretrain")).to(device)
     for epoch in range(1, recipe.epochs + 1):

@@ -63,10 +63,12 @@ def test_no_patient_is_both_trained_and_tested_on() -> None:
 @pytest.mark.usefixtures("_blank_cells")
 def test_training_tells_each_epoch_and_measures_on_unseen_patients() -> None:
     told: list[tuple[int, float]] = []
+    rendered: list[int] = []
     recipe = Recipe(
         domains=("pale_wright", "dm96_mgg"), blends=4, cells=208, epochs=2, images=ImageSettings(size_px=16)
     )
-    found = pretrain(recipe, lambda epoch, loss: told.append((epoch, loss)))
+    found = pretrain(recipe, lambda epoch, loss: told.append((epoch, loss)), rendered.append)
+    assert rendered == [52, 104, 156, 208]
     assert [epoch for epoch, _ in told] == [1, 2]
     assert all(0 < loss < 10 for _, loss in told)
     assert 0 <= found.balanced_accuracy <= 1

@@ -222,7 +222,9 @@ def test_pretraining_says_what_the_network_is_worth_on_looks_left_out(
     monkeypatch.setattr(pretrain, "render", grey)
     arguments = ("--domain", "pale_wright", "--cells", "1000", "--epochs", "1", "--size-px", "16")
     assert exit_of("pretrain", "one.safetensors", *arguments) == 0
-    told = capsys.readouterr().out.splitlines()[-1]
+    output = capsys.readouterr()
+    assert output.err.splitlines() == [f"rendered {tenth}00 of 1000 cells" for tenth in range(1, 11)]
+    told = output.out.splitlines()[-1]
     assert told.startswith(
         "on looks that were left out: 0.077 (blue_giemsa 0.077, dm96_mgg 0.077, "
     )  # guesses: 1 of 13
