@@ -176,6 +176,15 @@ def test_the_comparison_is_written_as_json_and_as_markdown(tmp_path: Path, monke
     assert (comparison["seeds"], comparison["folds"]) == ([0, 1, 2], ["east", "north", "west"])
 
 
+def test_a_comparison_has_the_name_that_the_command_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # On a page it would take the place of the table of the file's own name otherwise.
+    experiment, scores = an_experiment(seeds=(0,)), made_of(0.5, np.full(5, 0.5))
+    monkeypatch.setattr(compare, "cell_scores", lambda run, held_out: dict.fromkeys(held_out, scores))
+    for changes, name in (({}, experiment.study["name"]), ({"name": "larger images"}, "larger images")):
+        cells = cells_of(experiment, changes=changes)
+        assert write_comparison(experiment, cells, tmp_path)["study"] == name
+
+
 @pytest.mark.slow
 def test_a_whole_comparison_runs_and_is_not_run_twice(tmp_path: Path) -> None:
     experiment = an_experiment(seeds=(0,))

@@ -61,7 +61,7 @@ def write_comparison(experiment: Experiment, cells: Sequence[Cell], output: Path
         for clinic, found in cell_scores(cell.folder(output), cell.study.clinics.held_out).items()
     }
     comparison = {
-        "study": experiment.study["name"],
+        "study": cells[0].study.name,  # the file's, unless --set gave another
         "seeds": sorted({cell.seed for cell in cells}),
         "folds": list(dict.fromkeys(clinic for _, clinic, _ in scores)),
         "methods": _summarise(on_grid(experiment.compare, experiment.sweep), cells, scores),
