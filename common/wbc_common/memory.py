@@ -24,7 +24,7 @@ def hand_back_freed_memory() -> None:
 
 
 def hand_back_now() -> None:
-    """Hand all freed memory back once: between runs of one process, whose heap would else grow with their number."""
+    """Hand all freed memory back once: between jobs of one process, whose heap would else grow with their number."""
     with suppress(OSError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 

@@ -125,7 +125,7 @@ def compare(
     page: Annotated[
         Path | None, typer.Option("--write", help="a page of results (.md) to put the tables and a picture into")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+    as_json: Json = False,
 ) -> None:
     """Leave one clinic out, for every method and seed, and print the table with paired differences."""
     from rich.console import Console

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wbc_simulations.options import Study
+from wbc_simulations.options import Json, Study
 
 if TYPE_CHECKING:
     from wbc_common.study import ImageSettings
@@ -18,6 +18,7 @@ Domain = Annotated[list[str] | None, typer.Option(help="blend only these in-sili
 Blends = Annotated[int, typer.Option(min=0, help="blended domains; 0: the domains as they are")]
 Cells = Annotated[int, typer.Option(min=1000, help="in-silico cells in all")]
 Epochs = Annotated[int, typer.Option(min=1)]
+Seed = Annotated[int, typer.Option(min=0)]
 Size = Annotated[int | None, typer.Option("--size-px", help="as in images.size_px, whose default it has")]
 NuclearStain = Annotated[float | None, typer.Option(help="as in images.nuclear_stain, whose default it has")]
 
@@ -26,7 +27,7 @@ def render(
     output: Annotated[Path, typer.Argument(help="folder to write: images, manifest.csv, contact.png")],
     study: Study = None,
     size_px: Annotated[int, typer.Option(min=24, max=512, help="side of an image")] = 96,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Write the in-silico cells of an experiment as images, in the manifest layout that clinics use."""
     from wbc_simulations.experiment import DEFAULT_EXPERIMENT, read_experiment
@@ -43,7 +44,7 @@ def pretrain(
     blends: Blends = 100,
     cells: Cells = 60_000,
     epochs: Epochs = 20,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Seed = 0,
     backbone: Annotated[str, typer.Option(help="as in model.backbone")] = "cnn-small",
     size_px: Size = None,
     nuclear_stain: NuclearStain = None,
@@ -77,7 +78,7 @@ def realism(
     size_px: Size = None,
     nuclear_stain: NuclearStain = None,
     seeds: Annotated[int, typer.Option(min=1, help="how many trainings")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+    as_json: Json = False,
 ) -> None:
     """Measure in-silico cells against real ones: train on phantoms only, test on each real clinic of 5 classes."""
     from wbc_simulations.pretrain import Recipe

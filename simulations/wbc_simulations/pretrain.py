@@ -26,6 +26,7 @@ from wbc_common.cells import CLASSES_13, Registry
 from wbc_common.confusion import balanced_accuracy
 from wbc_common.errors import SettingError
 from wbc_common.files import write_atomically
+from wbc_common.memory import hand_back_now
 from wbc_common.models import Network, build_model
 from wbc_common.seeds import derive_seed, numpy_generator
 from wbc_common.study import ImageSettings, StudyConfig, parse_study
@@ -94,6 +95,7 @@ class Recipe:
         for domain, number in zip(sources, _shares(cells, len(sources)), strict=True):
             if number:
                 parts.append(phantom_cells(domain, study.classes, number, seed=seed, settings=study.images))
+                hand_back_now()  # what rendering leaves in the heap would else come to twenty times the cells
                 on_rendered(sum(map(len, parts)))
         return join_cells(parts)
 
