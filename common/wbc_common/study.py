@@ -20,6 +20,7 @@ from wbc_common.settings.participation import ParticipationSettings
 from wbc_common.settings.personal import PersonalSettings
 from wbc_common.settings.privacy import PrivacySettings, with_private_training
 from wbc_common.settings.reading import Settings, read_toml, validated
+from wbc_common.settings.rehearsal import with_rehearsal_where_it_fits
 from wbc_common.settings.rules import contradictions
 from wbc_common.settings.server import AggregationSettings, EvaluationSettings
 from wbc_common.settings.transport import TransportSettings, UpdatePrecision
@@ -135,6 +136,9 @@ class TrainingSettings(Settings):
     """Local training at a clinic.
 
     Attributes:
+        rehearsal: in-silico cells of all classes that local training sees for each of the clinic's own
+            (`wbc_client.training.rehearsal`); 0 for none. Left out, it is 1 where cells are prepared as those
+            are (`white_balance`, framing `nucleus`) and trained on in the usual way, 0 elsewhere.
         schedule: of the learning rate, over the rounds of the study.
         precision: numbers that convolutions compute in, in training and evaluation: `auto` is bf16 where the clinic's
             processor has it natively, else fp32; `fp32` gives figures that depend least on the machine.
@@ -148,6 +152,7 @@ class TrainingSettings(Settings):
     schedule: Literal["cosine", "constant"] = "cosine"
     augmentation: Literal["none", "geometric", "stain", "federated-stain"] = "stain"
     stain_inflation: float = Field(1.75, ge=1, le=10, description="factor on the variance of federated stains")
+    rehearsal: float = Field(1.0, ge=0, le=10)
     head_only_rounds: int = Field(0, ge=0, description="R₂: last rounds that train the head alone, on balanced batches")
     precision: PrecisionSetting = "auto"
 
@@ -174,7 +179,7 @@ class StudyConfig(Settings):
     @model_validator(mode="before")
     @classmethod
     def _trained_as_privacy_needs(cls, values: Any) -> Any:
-        return with_private_training(values) if isinstance(values, dict) else values
+        return with_rehearsal_where_it_fits(with_private_training(values)) if isinstance(values, dict) else values
 
     @model_validator(mode="after")
     def _nothing_contradicts(self) -> Self:

@@ -99,6 +99,7 @@ def part_plan(study: StudyConfig, kind: MethodKind) -> StudyConfig:
     values["loss"] |= {"alignment": "boda-paper"} if kind == "centralised-boda" else {"alignment_weight": 0.0}
     values["aggregation"] |= {"rule": "fedavg", "robust": "none"}
     values["privacy"] |= {"mode": "none"}
+    values["training"] |= {"rehearsal": 0.0} if kind == "centralised-boda" else {}
     values["personal"] |= {"clinics": []}
     return parse_study(values, f"bound {kind}")
 

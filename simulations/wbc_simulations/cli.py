@@ -23,7 +23,7 @@ from wbc_simulations.options import (
     plan_run,
     refuse_with_resume,
 )
-from wbc_simulations.phantom_commands import pretrain, realism, render
+from wbc_simulations.phantom_commands import pretrain, realism, rehearsal_cells, render
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -185,7 +185,7 @@ def sweep(
         refuse_failures(cells, output)
 
 
-for _command in (render, pretrain, realism):
+for _command in (render, pretrain, rehearsal_cells, realism):
     app.command()(_command)
 
 

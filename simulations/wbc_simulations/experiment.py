@@ -29,9 +29,9 @@ __all__ = [
     "PhantomClinic",
     "Sweep",
     "all_clinics",
+    "knowing_no_phantoms",
     "plan_study",
     "read_experiment",
-    "starting_at_random",
     "stated_held_out",
     "with_changes",
     "with_method",
@@ -98,7 +98,7 @@ def plan_study(
     """
     values = _merged(experiment.study, {})
     if experiment.data.kind == "phantom":
-        values = starting_at_random(values)
+        values = knowing_no_phantoms(values)
     values["clinics"] = dict(_clinics(experiment, held_out))
     for key, value in (changes or {}).items():
         _set(values, key, value)
@@ -107,13 +107,15 @@ def plan_study(
     return study
 
 
-def starting_at_random(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of an in-silico study: random initial weights, unless they name others.
+def knowing_no_phantoms(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of an in-silico study: random initial weights and no rehearsal, unless they name others.
 
-    The shipped backbone has seen every shipped domain: starting from it, no in-silico clinic is held out.
+    What is shipped knows every shipped domain: starting from it, or rehearsing it, no in-silico clinic is held out.
     """
-    model = settings.get("model", {})
-    return {**settings, "model": {"weights": "none", **model} if isinstance(model, dict) else model}
+    defaults: dict[str, dict[str, Any]] = {"model": {"weights": "none"}, "training": {"rehearsal": 0.0}}
+    given = {name: settings.get(name, {}) for name in defaults}
+    filled = {name: {**defaults[name], **table} if isinstance(table, dict) else table for name, table in given.items()}
+    return {**settings, **filled}
 
 
 def with_method(experiment: Experiment, method: Method) -> Experiment:

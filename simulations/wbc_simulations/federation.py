@@ -22,7 +22,7 @@ from wbc_common.processes import flower_command
 from wbc_common.study import StudyConfig, parse_study, write_study
 from wbc_server.link.starting import free_port
 from wbc_simulations.clinics import phantom_cells
-from wbc_simulations.experiment import PhantomClinic, starting_at_random
+from wbc_simulations.experiment import PhantomClinic, knowing_no_phantoms
 
 CLINICS = (
     PhantomClinic(
@@ -74,7 +74,7 @@ def plan_federation(clinics: Sequence[PhantomClinic], settings: dict[str, object
         "train": [clinic.clinic for clinic in clinics if clinic.role == "train"],
         "held_out": [clinic.clinic for clinic in clinics if clinic.role == "held-out"],
     }
-    return parse_study({**starting_at_random(settings), "clinics": named}, "study")
+    return parse_study({**knowing_no_phantoms(settings), "clinics": named}, "study")
 
 
 def lay_out(folder: Path, clinics: Sequence[PhantomClinic], study: StudyConfig) -> Federation:

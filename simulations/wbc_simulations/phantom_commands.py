@@ -69,6 +69,18 @@ def pretrain(
         typer.echo(f"on looks that were left out: {mean(others.values()):.3f} ({listed})")
 
 
+def rehearsal_cells(
+    output: Annotated[Path, typer.Argument(help="safetensors file to write")],
+    blends: Annotated[int, typer.Option(min=1, help="blended domains, with one cell of each of 13 classes")] = 100,
+    seed: Seed = 1,
+) -> None:
+    """Make the in-silico cells that clinics rehearse beside their own (training.rehearsal), as they are shipped."""
+    from wbc_simulations.pretrain import check_place, write_rehearsal_cells
+
+    check_place(output)
+    typer.echo(f"{write_rehearsal_cells(output, blends, seed)} cells in {output}")
+
+
 def realism(
     data: Annotated[Path, typer.Option(help="folder with a manifest.csv of real cells")],
     domain: Domain = None,

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from wbc_client.dataset.cell_set import CellSet
+from wbc_client.dataset.compact import write_compact
 from wbc_client.device import choose_device
 from wbc_client.evaluation.counting import evaluate
 from wbc_client.training.local import train_locally
@@ -50,6 +51,7 @@ class Recipe:
         cells: in all, in equal shares of the domains.
         epochs, seed, backbone, batch_size: of the training.
         images: how cells are prepared, for this network and the studies that start from it.
+        wide: blends of a wider range (`phantom.blending`).
     """
 
     registry: str = "wbc13"
@@ -61,6 +63,7 @@ class Recipe:
     backbone: str = "cnn-small"
     batch_size: int = 64
     images: ImageSettings = field(default_factory=ImageSettings)
+    wide: bool = False
 
     def study(self) -> StudyConfig:
         """The training as a plan of one clinic."""
@@ -82,7 +85,7 @@ class Recipe:
         names = self.domains or domain_names()
         if not self.blends:
             return [load_domain(name) for name in names]
-        return [blended_domain(number, seed=self.seed, names=names) for number in range(self.blends)]
+        return [blended_domain(number, seed=self.seed, names=names, wide=self.wide) for number in range(self.blends)]
 
     def left_out(self) -> list[str]:
         """The shipped domains that no cell comes from."""
@@ -172,6 +175,17 @@ def check_place(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=path.parent):
         pass
+
+
+def write_rehearsal_cells(path: Path, blends: int, seed: int) -> int:
+    """Write in-silico cells for clinics to rehearse, one of each of the 13 classes from so many wide blends.
+
+    Images are prepared as a study's are by default. Returns how many cells there are.
+    """
+    recipe = Recipe(blends=blends, cells=blends * len(CLASSES_13), seed=seed, wide=True)
+    cells = recipe.phantoms(seed, recipe.cells)
+    write_compact(cells.images, cells.labels, path)
+    return len(cells)
 
 
 def save_weights(model: Network, study: StudyConfig, path: Path) -> None:

@@ -124,3 +124,14 @@ def test_opened_clinics_are_kept_up_to_a_number_of_bytes(
     north = clinic_of(finished_run, "north")
     assert clinic_of(finished_run, "north") is north
     assert clinic_of(finished_run, "east") is not east
+
+
+def test_what_leaves_a_rehearsed_round_counts_own_cells_alone(finished_run: RunFolder) -> None:
+    east = clinic_of(finished_run, "east")
+    training = east.study.training.model_copy(update={"rehearsal": 1.0})
+    rehearsing = replace(east, study=east.study.model_copy(update={"training": training}))
+    task = Task("train", east.study.hash, 1, model_of(east))
+    update, without = update_of(perform(rehearsing, task)), update_of(perform(east, task))
+    assert update.num_cells == without.num_cells
+    np.testing.assert_array_equal(update.class_counts, without.class_counts)
+    assert any(not np.array_equal(update.delta[key], without.delta[key]) for key in update.delta)

@@ -185,4 +185,6 @@ def test_there_are_shipped_experiments_to_check() -> None:
 def test_an_in_silico_study_starts_at_random_unless_it_says_otherwise() -> None:
     experiment = tiny_experiment()
     assert plan_study(experiment).model.weights == "none"
+    assert plan_study(experiment).training.rehearsal == 0
+    assert plan_study(experiment, changes={"training.rehearsal": 0.5}).training.rehearsal == 0.5
     assert plan_study(experiment, changes={"model.weights": "phantom"}).model.weights == "phantom"

@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 
-from wbc_simulations.phantom import Domain, blended_domain, domain_names, load_domain
+from wbc_common.cells import CLASSES_13
+from wbc_simulations.phantom import Domain, blended_domain, domain_names, load_domain, render
+from wbc_simulations.phantom.settings import Spread
 
 
 def numbers(domain: Domain, part: str) -> np.ndarray:
@@ -73,3 +76,31 @@ def test_what_binds_dye_is_drawn_anew_around_the_textbook() -> None:
         gains = np.log([getattr(stain, f"{place}_binding") for stain in stains])
         assert np.abs(gains.mean(axis=0)).max() < 0.06  # three standard errors
         assert 0.2 < gains.std() < 0.3  # 0.3 cut at two deviations is 0.26
+
+
+def test_wide_blends_differ_in_strengths_alone_and_reach_further() -> None:
+    usual = [blended_domain(number, seed=2) for number in range(60)]
+    wide = [blended_domain(number, seed=2, wide=True) for number in range(60)]
+    for one, other in zip(usual, wide, strict=True):
+        assert one.framing == other.framing
+        assert one.optics == other.optics
+
+    def spread(domains: list[Domain], part: str, quantity: str) -> float:
+        return float(np.std([np.log(getattr(getattr(domain, part), quantity).mean) for domain in domains]))
+
+    for part, quantity in (("stain", "intensity"), ("stain", "granule_gain"), ("camera", "noise")):
+        assert spread(wide, part, quantity) > 1.2 * spread(usual, part, quantity)
+
+
+def test_only_wide_blends_wash_granules_out_and_only_those_of_basophils() -> None:
+    assert blended_domain(1, seed=2).stain.dissolved.mean == 0
+    domain = load_domain("dm96_mgg")
+    gone = domain.model_copy(update={"stain": domain.stain.model_copy(update={"dissolved": Spread(mean=1.0)})})
+    basophil, eosinophil = (torch.full((16,), CLASSES_13.index(name)) for name in ("basophil", "eosinophil"))
+    patients = torch.arange(16)
+
+    def drawn(classes: torch.Tensor, look: Domain) -> torch.Tensor:
+        return render(classes, patients, look, size_px=64, seed=0).float()
+
+    assert torch.equal(drawn(eosinophil, domain), drawn(eosinophil, gone))
+    assert drawn(basophil, gone).mean() > drawn(basophil, domain).mean() + 1  # fewer dark granules: a lighter cell

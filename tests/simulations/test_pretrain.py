@@ -7,6 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from wbc_client.dataset.cell_set import CellSet
+from wbc_client.dataset.compact import read_compact
+from wbc_client.training.rehearsal import REHEARSAL_CELLS
 from wbc_common.cells import CLASSES_5, CLASSES_13, registry
 from wbc_common.errors import SettingError
 from wbc_common.models import build_model, is_head
@@ -23,6 +25,7 @@ from wbc_simulations.pretrain import (
     phantom_cells,
     pretrain,
     save_weights,
+    write_rehearsal_cells,
 )
 
 SMALL = ImageSettings(size_px=32, framing="as-is")
@@ -190,3 +193,23 @@ def test_a_coarser_registry_draws_each_class_from_all_it_holds(monkeypatch: pyte
     found = {CLASSES_13[place] for place in drawn}
     assert {"band_neutrophil", "segmented_neutrophil", "typical_lymphocyte", "atypical_lymphocyte"} < found
     assert found.isdisjoint({"myeloblast", "erythroblast", "smudge_cell"})
+
+
+@pytest.mark.usefixtures("_blank_cells")
+def test_rehearsal_cells_are_one_of_each_class_from_every_blend(tmp_path: Path) -> None:
+    path = tmp_path / "cells.safetensors"
+    assert write_rehearsal_cells(path, blends=3, seed=1) == 39
+    cells = read_compact(path, registry("wbc13"))
+    assert cells.class_counts().tolist() == [3.0] * 13
+    assert cells.images.shape[1:] == (3, 128, 128)
+
+
+@pytest.mark.slow
+def test_the_shipped_rehearsal_cells_come_from_the_command() -> None:
+    """Its first blends, rendered anew: another machine may round a pixel otherwise, and JPEG loses a little."""
+    recipe = Recipe(blends=100, cells=1300, seed=1, wide=True)
+    shipped = read_compact(REHEARSAL_CELLS, registry("wbc13"))
+    study, first = recipe.study(), recipe.sources()[0]
+    made = phantom_cells(first, study.classes, 13, seed=1, settings=study.images)
+    assert torch.equal(made.labels, shipped.labels[:13])
+    assert (made.images.float() - shipped.images[:13].float()).abs().mean() < 4

@@ -231,3 +231,15 @@ def test_pretraining_says_what_the_network_is_worth_on_looks_left_out(
     assert "pale_wright" not in told
     assert exit_of("pretrain", "x.safetensors", "--cells", "1000", "--nuclear-stain", "2") == 2
     assert "images: nuclear_stain" in capsys.readouterr().err
+
+
+def test_rehearsal_cells_are_made_where_a_name_fits(
+    exit_of, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def grey(classes: torch.Tensor, *arguments: object, size_px: int, **options: object) -> torch.Tensor:
+        return torch.full((len(classes), 3, size_px, size_px), 128, dtype=torch.uint8)
+
+    monkeypatch.setattr(pretrain, "render", grey)
+    assert exit_of("rehearsal-cells", "cells.safetensors", "--blends", "2") == 0
+    assert "26 cells in cells.safetensors" in capsys.readouterr().out
+    assert exit_of("rehearsal-cells", "cells.npz") == 2

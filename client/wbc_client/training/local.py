@@ -13,6 +13,7 @@ from torch import Tensor
 from wbc_client.dataset.cell_set import CellSet
 from wbc_client.losses import AlignmentAnchors, DomainAwareLoss, anchors_from_sums, imbalance_of
 from wbc_client.training.course import Course, take_course
+from wbc_client.training.rehearsal import RehearsedLoss, with_rehearsal
 from wbc_client.training.virtual_stains import VirtualStains
 from wbc_common.models import Network
 from wbc_common.seeds import torch_generator
@@ -45,7 +46,10 @@ def train_locally(
     """
     loss = build_loss(model, cells, study.loss, sums)
     course = round_course(study, clinic=clinic, round_number=round_number, stains=stains)
-    return take_course(model, cells, course, lambda features, logits, batch: loss(features, logits, batch.allowed))
+    if not study.training.rehearsal:
+        return take_course(model, cells, course, lambda features, logits, batch: loss(features, logits, batch.allowed))
+    generator = torch_generator(study.seed, "rehearsal", clinic, round_number)
+    return take_course(model, with_rehearsal(cells, study, generator), course, RehearsedLoss(loss, len(cells)))
 
 
 def round_course(study: StudyConfig, *, clinic: str, round_number: int, stains: VirtualStains | None) -> Course:

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from wbc_common.settings.rehearsal import rehearsal_contradictions
+
 if TYPE_CHECKING:
     from wbc_common.study import StudyConfig
 
@@ -19,6 +21,7 @@ def contradictions(study: "StudyConfig") -> list[str]:
         *_server(study),
         *_privacy(study),
         *_personal(study),
+        *rehearsal_contradictions(study),
     ]
 
 

@@ -133,12 +133,15 @@ def _with_granules(layers: torch.Tensor, scene: Scene, kind: str, regions: Regio
     traits = scene.traits
     density = traits.of_domain("granules", scene.domain.cohort.granules, low=0.2)
     coverage = (traits.of_class(f"{kind}.coverage") * density).clamp_max(0.85)
+    lost = traits.of_domain("dissolved", scene.domain.stain.dissolved).clamp_max(0.95)
+    lost = lost * traits.textbook("soluble")[:, :, None]
+    coverage = coverage * (1 - 0.7 * lost)
     diameter = traits.of_class(f"{kind}.diameter_um", 0.15)
     found = spots(scene, f"{kind} granules", coverage=coverage, diameter_um=diameter)
     over = traits.textbook(f"{kind}.over_nucleus")[:, :, None]
     seen = (found * (1 - (1 - over) * regions.nucleus))[:, None]
     gain = traits.of_domain("granule gain", scene.domain.stain.granule_gain)[:, None]
-    dyes = _dyes(traits, f"{kind}.dyes", 0.12, scene.domain.stain.granule_binding) * gain
+    dyes = _dyes(traits, f"{kind}.dyes", 0.12, scene.domain.stain.granule_binding) * (gain * (1 - lost)[:, None])
     covered = layers * (1 - 0.6 * seen * (1 - regions.nucleus[:, None]))
     return covered + dyes * seen * (1 - 0.45 * regions.nucleus[:, None])
 

@@ -44,6 +44,7 @@ class Morphology(BaseModel):
         eccentricity: 0 central, 1 touching the membrane.
         hof: lightening of the cytoplasm beside the nucleus (Golgi zone), 0 to 1.
         rim: added cytoplasmic dye at the membrane, ratio (the basophilic skirt of reactive lymphocytes).
+        soluble: 1 where the granules dissolve in stains that wash them out (`Stain.dissolved`), 0 where they stay.
         nucleus_edge_um: width over which the nucleus fades out; large in smudge cells.
     """
 
@@ -74,6 +75,7 @@ class Morphology(BaseModel):
     coarse: Granules = Granules()
     vacuole_coverage: MeanSd = (0.0, 0.0)
     auer_share: Share = 0.0
+    soluble: Share = 0.0
 
 
 @functools.cache

@@ -48,6 +48,8 @@ class Stain(_Frozen):
     so two dyes suffice; a low pH reddens (more eosin, less azure), a high pH turns blue (ICSH reference method for
     staining with azure B and eosin Y, Br. J. Haematol. 1984).
 
+    `dissolved` is how much of the basophil's water-soluble granules the stain washes out, 0 none to 1 all (Bain).
+
     `*_binding` are gains on what each part of the cell binds of azure, eosin and haemoglobin's colour: stains differ in
     it (rapid stains tint a neutrophil's cytoplasm and granules towards an eosinophil's).
     """
@@ -61,6 +63,7 @@ class Stain(_Frozen):
     cytoplasm_gain: Spread = Spread(mean=1.0, patient=0.08, cell=0.05)
     chromatin_contrast: Spread = Spread(mean=1.0, patient=0.1, cell=0.1)
     precipitate: Spread = Spread(mean=-0.03, patient=0.012, cell=0.008)
+    dissolved: Spread = Spread(mean=0.0)
     nucleus_binding: Rgb = (1.0, 1.0, 1.0)
     cytoplasm_binding: Rgb = (1.0, 1.0, 1.0)
     granule_binding: Rgb = (1.0, 1.0, 1.0)

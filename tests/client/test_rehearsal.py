@@ -1,0 +1,209 @@
+"""Rehearsal: which in-silico cells join a clinic's own, what they add to the loss, and what they must not touch."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from wbc_client.dataset.cell_set import CellSet
+from wbc_client.dataset.compact import read_compact, write_compact
+from wbc_client.losses import DomainAwareLoss, LossTerms
+from wbc_client.training.course import Batch
+from wbc_client.training.local import build_loss, train_locally
+from wbc_client.training.rehearsal import REHEARSAL_CELLS, RehearsedLoss, rehearsal_cells, with_rehearsal
+from wbc_client.training.round import changes
+from wbc_common.cells import CLASSES_13, registry
+from wbc_common.errors import DataError, SettingError
+from wbc_common.models import build_model, model_arrays
+from wbc_common.seeds import torch_generator
+from wbc_common.study import StudyConfig, parse_study
+from wbc_common.wire import Arrays
+
+
+def study(rehearsal: float | None = 1.0, **tables: object) -> StudyConfig:
+    training = {"local_epochs": 1, "batch_size": 8, "augmentation": "none"}
+    values = {
+        "name": "toy",
+        "rounds": 4,
+        "clinics": {"train": ["a"]},
+        "images": {"size_px": 16},
+        "training": training if rehearsal is None else {**training, "rehearsal": rehearsal},
+        "loss": {"guide_weight": 0.0, "alignment_weight": 0.0},
+    }
+    return parse_study({**values, **tables}, "toy")
+
+
+def own_cells(num: int) -> CellSet:
+    """Dark cells, all neutrophils."""
+    allowed = torch.nn.functional.one_hot(torch.zeros(num, dtype=torch.int64), 5).bool()
+    images = torch.full((num, 3, 16, 16), 7, dtype=torch.uint8)
+    return CellSet(images, allowed, torch.arange(num), torch.zeros(num, dtype=torch.int64))
+
+
+def delta(plan: StudyConfig, clinic: str = "a", round_number: int = 1) -> Arrays:
+    model = build_model(plan.model, 5, seed=0)
+    before = model_arrays(model)
+    train_locally(model, own_cells(10), plan, clinic=clinic, round_number=round_number, sums=None)
+    return changes(model, before)
+
+
+def equal(one: Arrays, other: Arrays) -> bool:
+    return all(np.array_equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize(("name", "per_class"), [("wbc13", [100] * 13), ("wbc5", [200, 200, 100, 100, 100])])
+def test_the_package_ships_a_hundred_cells_of_each_of_13_classes(name: str, per_class: list[int]) -> None:
+    cells = rehearsal_cells(name, 128, 0.0)
+    assert cells.class_counts().tolist() == per_class
+    assert cells.images.shape[1:] == (3, 128, 128)
+    assert cells.images.dtype == torch.uint8
+
+
+def test_eleven_classes_have_theirs_too() -> None:
+    counts = rehearsal_cells("wbc11", 64, 0.0).class_counts()
+    assert (counts >= 100).all()
+
+
+def test_cells_take_the_size_and_the_stain_of_the_study() -> None:
+    plain, evened = rehearsal_cells("wbc5", 64, 0.0), rehearsal_cells("wbc5", 64, 0.75)
+    assert plain.images.shape[1:] == (3, 64, 64)
+    full = rehearsal_cells("wbc5", 128, 0.0).images.float()
+    torch.testing.assert_close(plain.images.float().mean(), full.mean(), rtol=0.01, atol=0)
+    assert not torch.equal(plain.images, evened.images)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.5, 5), (1.0, 10), (2.0, 20), (0.001, 1)])
+def test_as_many_join_as_the_plan_says_and_one_at_least(share: float, expected: int) -> None:
+    joined = with_rehearsal(own_cells(10), study(share), torch_generator(0))
+    assert len(joined) == 10 + expected
+    assert torch.equal(joined.images[:10], own_cells(10).images)
+    counts = joined.subset(torch.arange(10, 10 + expected)).class_counts()
+    assert counts.max() - counts.min() <= 1
+
+
+def test_rounds_and_clinics_draw_other_cells_and_a_repeated_round_the_same() -> None:
+    def drawn(clinic: str, number: int) -> torch.Tensor:
+        return with_rehearsal(own_cells(10), study(), torch_generator(0, "rehearsal", clinic, number)).images
+
+    assert torch.equal(drawn("a", 1), drawn("a", 1))
+    assert not torch.equal(drawn("a", 1), drawn("a", 2))
+    assert not torch.equal(drawn("a", 1), drawn("b", 1))
+
+
+def test_a_repeated_round_gives_the_same_bits_and_rehearsal_changes_them() -> None:
+    assert equal(delta(study()), delta(study()))
+    assert not equal(delta(study()), delta(study(0.0)))
+    assert not equal(delta(study()), delta(study(), round_number=2))
+
+
+def test_without_rehearsal_the_shipped_cells_are_not_even_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> CellSet:
+        raise AssertionError
+
+    monkeypatch.setattr("wbc_client.training.rehearsal.rehearsal_cells", fail)
+    delta(study(0.0))
+    with pytest.raises(AssertionError):
+        delta(study(1.0))
+
+
+def batch_of(own: int, rehearsed: int) -> tuple[torch.Tensor, torch.Tensor, Batch]:
+    generator = torch.Generator().manual_seed(3)
+    number = own + rehearsed
+    features, logits = (torch.randn(number, size, generator=generator) for size in (4, 5))
+    labels = torch.randint(0, 5, (number,), generator=generator)
+    places = torch.cat([torch.arange(own), 100 + torch.arange(rehearsed)])
+    order = torch.randperm(number, generator=generator)
+    allowed = torch.nn.functional.one_hot(labels, 5).bool()
+    return features[order], logits[order], Batch(torch.empty(0), allowed[order], places[order])
+
+
+def domain_aware() -> DomainAwareLoss:
+    model = build_model(study().model, 5, seed=0)
+    return build_loss(model, own_cells(10), study().loss, None)
+
+
+@pytest.mark.parametrize(("own", "rehearsed"), [(6, 3), (9, 0), (0, 9), (1, 8)])
+def test_the_loss_is_the_mean_over_cells_of_their_own_loss(own: int, rehearsed: int) -> None:
+    features, logits, batch = batch_of(own, rehearsed)
+    base = domain_aware()
+    terms = RehearsedLoss(base, num_own=100)(features, logits, batch)
+    is_own = batch.places < 100
+    expected = 0.0
+    if own:
+        mine = base(features[is_own], logits[is_own], batch.allowed[is_own])
+        assert terms.classification == mine.classification
+        expected += own * float(mine.total)
+    log_shares = logits.log_softmax(dim=1)
+    for place in (~is_own).nonzero().flatten().tolist():
+        expected -= float(log_shares[place, batch.allowed[place]])
+    assert float(terms.total) == pytest.approx(expected / (own + rehearsed), rel=1e-5)
+
+
+def test_a_prior_of_the_clinic_does_not_reach_rehearsed_cells() -> None:
+    """The domain-aware loss shifts logits by this clinic's counts; those of balanced cells stay as they are."""
+
+    def unfair(features: torch.Tensor, logits: torch.Tensor, allowed: torch.Tensor) -> LossTerms:
+        return LossTerms(*(logits.new_full((), math.nan) for _ in range(4)))
+
+    features, logits, batch = batch_of(0, 9)
+    assert torch.isfinite(RehearsedLoss(unfair, num_own=100)(features, logits, batch).total)
+
+
+def test_plans_rehearse_unless_they_say_otherwise() -> None:
+    assert study(None).training.rehearsal == 1.0
+    assert study(0.0).training.rehearsal == 0.0
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {"images": {"framing": "as-is"}},
+        {"images": {"white_balance": False}},
+        {"loss": {"alignment": "boda-paper", "alignment_weight": 0.1}},
+        {"privacy": {"mode": "dp-sgd"}, "loss": {"alignment_weight": 0.0}},
+    ],
+    ids=["framing", "white balance", "boda", "dp-sgd"],
+)
+def test_where_it_does_not_fit_it_is_off_and_refused_if_asked_for(tables: dict[str, object]) -> None:
+    assert study(None, **tables).training.rehearsal == 0.0
+    with pytest.raises(SettingError, match=r"training\.rehearsal"):
+        study(0.5, **tables)
+
+
+def test_cells_survive_the_way_into_the_file_nearly(tmp_path: Path) -> None:
+    path = tmp_path / "cells.safetensors"
+    shipped = rehearsal_cells("wbc13", 128, 0.0)
+    some = shipped.subset(torch.arange(0, 1300, 50))
+    write_compact(some.images, some.labels, path)
+    again = read_compact(path, registry("wbc13"))
+    assert torch.equal(again.labels, some.labels)
+    assert (again.images.float() - some.images.float()).abs().mean() < 3
+    assert again.groups.unique().numel() == len(again)
+
+
+def test_a_class_that_a_registry_has_not_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "cells.safetensors"
+    finest = torch.tensor([CLASSES_13.index(name) for name in ("erythroblast", "monocyte", "band_neutrophil")])
+    write_compact(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), finest, path)
+    cells = read_compact(path, registry("wbc5"))
+    assert [registry("wbc5").classes[label] for label in cells.labels] == ["monocyte", "neutrophil"]
+
+
+def test_a_damaged_or_missing_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "cells.safetensors"
+    with pytest.raises(DataError, match=r"cells\.safetensors"):
+        read_compact(path, registry("wbc5"))
+    path.write_bytes(REHEARSAL_CELLS.read_bytes()[:-200_000])
+    with pytest.raises(DataError, match=r"cells\.safetensors"):
+        read_compact(path, registry("wbc5"))
+    cells = rehearsal_cells("wbc13", 128, 0.0)
+    write_compact(cells.images[:2], cells.labels[:2], path)
+    whole = bytearray(path.read_bytes())
+    whole[-600:-500] = bytes(100)
+    start = whole.rindex(b"\xff\xd8\xff")
+    whole[start : start + 3] = b"\0\0\0"
+    path.write_bytes(bytes(whole))
+    with pytest.raises(DataError, match=r"cells\.safetensors"):
+        read_compact(path, registry("wbc5"))
