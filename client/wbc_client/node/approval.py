@@ -60,8 +60,10 @@ def plain_words(site: Site, study: StudyConfig) -> list[str]:
     """What the plan means for this clinic, a line each."""
     role = study.role(site.clinic)
     training, held_out = study.clinics.train, study.clinics.held_out
+    rehearsed = f", beside {study.training.rehearsal:g} in-silico cells of the package for each of its own"
     work = (
-        f"trains {study.training.local_epochs} epochs in each of up to {study.rounds} rounds, and measures"
+        f"trains {study.training.local_epochs} epochs in each of up to {study.rounds} rounds"
+        f"{rehearsed if study.training.rehearsal else ''}, and measures"
         if role == "train"
         else f"never trains; measures the model on all its cells in up to {study.rounds} rounds"
     )

@@ -4,8 +4,8 @@ A clinic's few cells pull the network towards one lab's look, and away from clas
 classes and of a hundred looks, in equal shares, hold it. It is rehearsal as against forgetting (Robins, Connection
 Science 1995) with cells that no patient gave, where Zhao et al. (arXiv 1806.00582) share a public set among clients.
 The cells come with the package, so nothing more is received or leaves. They are of wide blends of in-silico looks
-(`wbc-simulate rehearsal-cells`), named by plain cross-entropy, which for equal shares is what L1 is; the domain-aware
-loss, class counts and class sums are of the clinic's own cells alone.
+(`wbc-simulate rehearsal-cells`; docs/method.md §11), named by plain cross-entropy, which is L1 for equal shares; the
+domain-aware loss, class counts and class sums are of the clinic's own cells alone.
 """
 
 from collections.abc import Callable
