@@ -31,7 +31,7 @@ def torch_threads() -> Iterator[Callable[[int], None]]:
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real cells, or a skip that says so."""
-    place = Path(os.environ.get("WBC_REALDATA", REPOSITORY.parent / "shared" / "realdata"))
+    place = Path(os.environ.get("WBC_REALDATA") or REPOSITORY.parent / "shared" / "realdata")
     if not (place / "manifest.csv").exists():
         pytest.skip(f"no real cells at {place}; set WBC_REALDATA")
     return place

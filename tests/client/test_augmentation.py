@@ -13,7 +13,7 @@ from wbc_client.training.augmentation import Level, augment
 from wbc_common.seeds import torch_generator
 from wbc_common.stain import to_optical_density
 
-REALDATA = Path(os.environ.get("WBC_REALDATA", Path(__file__).parents[2].parent / "shared" / "realdata"))
+REALDATA = Path(os.environ.get("WBC_REALDATA") or Path(__file__).parents[2].parent / "shared" / "realdata")
 LEVELS: tuple[Level, ...] = ("none", "geometric", "stain")
 
 
