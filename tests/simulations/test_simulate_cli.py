@@ -213,13 +213,20 @@ def test_a_folder_that_holds_a_run_is_not_written_over(
     assert finished_run.study_file.read_bytes() == before
 
 
-def test_pretraining_says_what_the_network_is_worth_on_looks_left_out(
-    exit_of, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def grey(classes: torch.Tensor, *args: object, size_px: int, **options: object) -> torch.Tensor:
+@pytest.fixture
+def _grey_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Grey cells at once instead of drawn ones."""
+
+    def grey(classes: torch.Tensor, *arguments: object, size_px: int, **options: object) -> torch.Tensor:
         return torch.full((len(classes), 3, size_px, size_px), 128, dtype=torch.uint8)
 
     monkeypatch.setattr(pretrain, "render", grey)
+
+
+@pytest.mark.usefixtures("_grey_cells")
+def test_pretraining_says_what_the_network_is_worth_on_looks_left_out(
+    exit_of, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = ("--domain", "pale_wright", "--cells", "1000", "--epochs", "1", "--size-px", "16")
     assert exit_of("pretrain", "one.safetensors", *arguments) == 0
     output = capsys.readouterr()
@@ -233,13 +240,8 @@ def test_pretraining_says_what_the_network_is_worth_on_looks_left_out(
     assert "images: nuclear_stain" in capsys.readouterr().err
 
 
-def test_rehearsal_cells_are_made_where_a_name_fits(
-    exit_of, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def grey(classes: torch.Tensor, *arguments: object, size_px: int, **options: object) -> torch.Tensor:
-        return torch.full((len(classes), 3, size_px, size_px), 128, dtype=torch.uint8)
-
-    monkeypatch.setattr(pretrain, "render", grey)
+@pytest.mark.usefixtures("_grey_cells")
+def test_rehearsal_cells_are_made_where_a_name_fits(exit_of, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_of("rehearsal-cells", "cells.safetensors", "--blends", "2") == 0
     assert "26 cells in cells.safetensors" in capsys.readouterr().out
     assert exit_of("rehearsal-cells", "cells.npz") == 2

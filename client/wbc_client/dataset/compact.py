@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
@@ -23,7 +23,7 @@ from wbc_common.files import write_atomically
 
 _QUALITY = 90
 _REMEDY = "install the package anew, or make the file with wbc-simulate rehearsal-cells"
-_DAMAGED = (OSError, SafetensorError, KeyError, ValueError, UnidentifiedImageError)
+_DAMAGED = (OSError, SafetensorError, LookupError, ValueError)
 
 
 def write_compact(images: torch.Tensor, finest: torch.Tensor, path: Path) -> None:

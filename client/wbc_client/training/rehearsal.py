@@ -19,13 +19,14 @@ from torch.nn import functional
 
 from wbc_client.dataset.cell_set import CellSet
 from wbc_client.dataset.compact import read_compact
-from wbc_client.losses import LossTerms
+from wbc_client.losses import LossTerms, exact_labels
 from wbc_client.training.course import Batch
 from wbc_common.cells import registry
 from wbc_common.nuclear_stain import even_nuclear_stain
 from wbc_common.study import StudyConfig
 
 REHEARSAL_CELLS = Path(__file__).with_name("rehearsal_cells.safetensors")
+_JOINED = ("images", "allowed", "groups", "split")
 OwnLoss = Callable[[Tensor, Tensor, Tensor], LossTerms]
 
 
@@ -38,9 +39,6 @@ def with_rehearsal(own: CellSet, study: StudyConfig, generator: torch.Generator)
     number = max(1, round(study.training.rehearsal * len(own)))
     drawn = cells.subset(_balanced(cells.labels, number, generator))
     return CellSet(*(torch.cat([getattr(own, name), getattr(drawn, name)]) for name in _JOINED))
-
-
-_JOINED = ("images", "allowed", "groups", "split")
 
 
 @lru_cache(maxsize=1)
@@ -86,6 +84,6 @@ class RehearsedLoss:
             terms = self.loss(features[own], logits[own], batch.allowed[own])
         total = terms.total * (len(own) / len(logits))
         if len(rehearsed):
-            labels = batch.allowed[rehearsed].long().argmax(dim=1)
+            labels = exact_labels(batch.allowed[rehearsed])
             total = total + functional.cross_entropy(logits[rehearsed], labels) * (len(rehearsed) / len(logits))
         return terms._replace(total=total)

@@ -9,18 +9,27 @@ if TYPE_CHECKING:
 def with_rehearsal_where_it_fits(plan: dict[str, Any]) -> dict[str, Any]:
     """A plan's values with rehearsal off where it cannot be and the plan does not ask for it."""
     training = plan.get("training", {})
-    if not isinstance(training, dict) or "rehearsal" in training or not _cannot(plan):
+    images, loss, privacy = (_table(plan, name) for name in ("images", "loss", "privacy"))
+    reasons = _reasons_against(
+        framing=images.get("framing", "nucleus"),
+        white_balance=images.get("white_balance", True),
+        alignment=loss.get("alignment"),
+        privacy=privacy.get("mode", "none"),
+    )
+    if not isinstance(training, dict) or "rehearsal" in training or not reasons:
         return plan
     return {**plan, "training": {**training, "rehearsal": 0.0}}
 
 
-def _cannot(plan: dict[str, Any]) -> bool:
-    images, loss, privacy = (_table(plan, name) for name in ("images", "loss", "privacy"))
-    return (
-        images.get("framing", "nucleus") != "nucleus"
-        or images.get("white_balance", True) is False
-        or loss.get("alignment") == "boda-paper"
-        or privacy.get("mode", "none") != "none"
+def rehearsal_contradictions(study: "StudyConfig") -> list[str]:
+    """Why a plan that rehearses cannot; empty where it can."""
+    if not study.training.rehearsal:
+        return []
+    return _reasons_against(
+        framing=study.images.framing,
+        white_balance=study.images.white_balance,
+        alignment=study.loss.alignment,
+        privacy=study.privacy.mode,
     )
 
 
@@ -29,22 +38,19 @@ def _table(plan: dict[str, Any], name: str) -> dict[str, Any]:
     return table if isinstance(table, dict) else {}
 
 
-def rehearsal_contradictions(study: "StudyConfig") -> list[str]:
-    """Why a plan that rehearses cannot; empty where it can."""
-    if not study.training.rehearsal:
-        return []
+def _reasons_against(*, framing: object, white_balance: object, alignment: object, privacy: object) -> list[str]:
     found = []
-    if study.images.framing != "nucleus" or not study.images.white_balance:
+    if framing != "nucleus" or white_balance is False:
         found.append(
             "training.rehearsal needs cells prepared as the in-silico ones are: set it to 0, or images.framing = "
             "'nucleus' and images.white_balance = true"
         )
-    if study.loss.alignment == "boda-paper":
+    if alignment == "boda-paper":
         found.append(
             "training.rehearsal adds cells of no domain, for which loss.alignment = 'boda-paper' has no prototypes: "
             "set it to 0"
         )
-    if study.privacy.mode != "none":
+    if privacy != "none":
         found.append(
             "training.rehearsal has no part in privacy.mode = 'dp-sgd', whose batches are drawn from the clinic's own "
             "cells: set it to 0"
