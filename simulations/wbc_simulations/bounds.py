@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wbc_client.dataset.cell_set import SPLITS, CellSet
+from wbc_client.dataset.cell_set import SPLITS, CellSet, joined
 from wbc_client.dataset.opening import read_cells
 from wbc_client.dataset.packed import packed_metadata, write_packed
 from wbc_client.evaluation.counting import count
@@ -110,29 +110,12 @@ def _cells_as_read(clinic_file: Path) -> CellSet:
     return read_cells(site, site.read_study()).cells
 
 
-def pooled(cells: Clinics) -> CellSet:
-    """The cells of several clinics as one; patients keep apart, and each cell knows its domain."""
-    parts = list(cells.values())
-    offsets = np.cumsum([0, *(_last_group(part) + 1 for part in parts[:-1])])
-    return CellSet(
-        images=torch.cat([part.images for part in parts]),
-        allowed=torch.cat([part.allowed for part in parts]),
-        groups=torch.cat([part.groups + int(offset) for part, offset in zip(parts, offsets, strict=True)]),
-        split=torch.cat([part.split for part in parts]),
-        domain=torch.cat([torch.full((len(part),), place) for place, part in enumerate(parts)]),
-    )
-
-
 def oracle_folds(name: str, cells: CellSet) -> NDArray[np.int64]:
     """Which third each cell is in, int64 [N]; a patient is in one third."""
     groups, places = np.unique(cells.groups.numpy(), return_inverse=True)
     thirds = numpy_generator("oracle", name).permutation(len(groups)) % _ORACLE_FOLDS
     folds: NDArray[np.int64] = thirds[places].astype(np.int64)
     return folds
-
-
-def _last_group(cells: CellSet) -> int:
-    return int(cells.groups.max()) if len(cells) else -1
 
 
 def _local_parts(study: StudyConfig, cells: Clinics) -> list[Part]:
@@ -142,7 +125,7 @@ def _local_parts(study: StudyConfig, cells: Clinics) -> list[Part]:
 
 def _central_parts(study: StudyConfig, cells: Clinics) -> list[Part]:
     held_out = {name: cells[name] for name in study.clinics.held_out}
-    return [Part("pooled", pooled({name: cells[name] for name in study.clinics.train}), held_out)]
+    return [Part("pooled", joined([cells[name] for name in study.clinics.train]), held_out)]
 
 
 def _oracle_parts(study: StudyConfig, cells: Clinics) -> list[Part]:

@@ -8,7 +8,7 @@ classes; a study starts from its head too, mapped to the study's classes (`wbc_c
 """
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wbc_client.dataset.cell_set import CellSet
+from wbc_client.dataset.cell_set import CellSet, joined
 from wbc_client.dataset.compact import write_compact
 from wbc_client.device import choose_device
 from wbc_client.evaluation.counting import evaluate
@@ -100,7 +100,7 @@ class Recipe:
                 parts.append(phantom_cells(domain, study.classes, number, seed=seed, settings=study.images))
                 hand_back_now()  # what rendering leaves in the heap would else come to twenty times the cells
                 on_rendered(sum(map(len, parts)))
-        return join_cells(parts)
+        return joined(parts)
 
 
 @dataclass(frozen=True)
@@ -147,17 +147,6 @@ def other_looks(model: Network, recipe: Recipe) -> dict[str, float]:
 def _balanced_accuracy(model: Network, cells: CellSet) -> float:
     found = evaluate(model, cells, model.head.weight.device, replicates=0, draw_seed=0)
     return float(balanced_accuracy(found.confusion))
-
-
-def join_cells(parts: Sequence[CellSet]) -> CellSet:
-    """Cells of several domains; patients keep apart."""
-    offsets = np.cumsum([0, *(int(part.groups.max()) + 1 for part in parts[:-1])])
-    return CellSet(
-        images=torch.cat([part.images for part in parts]),
-        allowed=torch.cat([part.allowed for part in parts]),
-        groups=torch.cat([part.groups + int(offset) for part, offset in zip(parts, offsets, strict=True)]),
-        split=torch.cat([part.split for part in parts]),
-    )
 
 
 def check_place(path: Path) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from wbc_client.dataset.cell_set import CellSet
+from wbc_client.dataset.cell_set import CellSet, joined
 from wbc_client.dataset.manifest import manifest_clinics
 from wbc_client.dataset.opening import open_cells
 from wbc_client.evaluation.counting import evaluate
@@ -28,7 +28,7 @@ from wbc_common.confusion import Interval, balanced_accuracy, draw_seeds, over_d
 from wbc_common.models import Network, build_model
 from wbc_common.seeds import derive_seed, numpy_generator, torch_generator
 from wbc_common.study import ModelSettings, StudyConfig
-from wbc_simulations.pretrain import Recipe, join_cells, pretrain
+from wbc_simulations.pretrain import Recipe, pretrain
 
 REPLICATES = 500
 _TEST_SHARE = 0.3
@@ -83,7 +83,7 @@ def measure_realism(data: Path, recipe: Recipe, seeds: Sequence[int], on_step: C
                 classes=int((cells.class_counts() > 0).sum()),
                 transfer=_over_seeds([score[name] for score in scores], drawn),
                 told_from_phantoms=told_apart(cells, phantoms, seed=recipe.seed),
-                told_from_real=told_apart(cells, join_cells(others), seed=recipe.seed) if others else None,
+                told_from_real=told_apart(cells, joined(others), seed=recipe.seed) if others else None,
             )
         )
         on_step(f"{name} told apart from phantoms and from the other clinics")

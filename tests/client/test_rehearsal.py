@@ -76,16 +76,27 @@ def test_cells_take_the_size_and_the_stain_of_the_study() -> None:
 
 @pytest.mark.parametrize(("share", "expected"), [(0.5, 5), (1.0, 10), (2.0, 20), (0.001, 1)])
 def test_as_many_join_as_the_plan_says_and_one_at_least(share: float, expected: int) -> None:
-    joined = with_rehearsal(own_cells(10), study(share), torch_generator(0))
-    assert len(joined) == 10 + expected
-    assert torch.equal(joined.images[:10], own_cells(10).images)
-    counts = joined.subset(torch.arange(10, 10 + expected)).class_counts()
+    found = with_rehearsal(own_cells(10), study(share), torch_generator(0))
+    assert len(found) == 10 + expected
+    assert torch.equal(found.take(torch.arange(10))[0], own_cells(10).images)
+    counts = found.take(torch.arange(10, 10 + expected))[1].sum(dim=0)
     assert counts.max() - counts.min() <= 1
+
+
+def test_a_batch_of_both_has_each_cell_in_its_place() -> None:
+    found = with_rehearsal(own_cells(10), study(), torch_generator(0))
+    in_turn = found.take(torch.arange(20))
+    mixed = torch.randperm(20, generator=torch_generator(1))
+    for seen, expected in zip(found.take(mixed), in_turn, strict=True):
+        assert torch.equal(seen, expected[mixed])
+    for places in (torch.arange(4), torch.arange(14, 17)):
+        assert torch.equal(found.take(places)[0], in_turn[0][places])
 
 
 def test_rounds_and_clinics_draw_other_cells_and_a_repeated_round_the_same() -> None:
     def drawn(clinic: str, number: int) -> torch.Tensor:
-        return with_rehearsal(own_cells(10), study(), torch_generator(0, "rehearsal", clinic, number)).images
+        found = with_rehearsal(own_cells(10), study(), torch_generator(0, "rehearsal", clinic, number))
+        return found.take(torch.arange(10, 20))[0]
 
     assert torch.equal(drawn("a", 1), drawn("a", 1))
     assert not torch.equal(drawn("a", 1), drawn("a", 2))

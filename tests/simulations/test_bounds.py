@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from studies import SETTINGS, tiny_experiment
-from wbc_client.dataset.cell_set import CellSet
+from wbc_client.dataset.cell_set import CellSet, joined
 from wbc_client.dataset.packed import packed_metadata, read_packed, write_packed
 from wbc_common.errors import SettingError
 from wbc_server.final.draws import read_draws
 from wbc_server.run_folder import RunFolder
-from wbc_simulations.bounds import _but_fold, oracle_folds, part_plan, pooled
+from wbc_simulations.bounds import _but_fold, oracle_folds, part_plan
 from wbc_simulations.experiment import Experiment, Method, MethodKind, plan_study, with_method
 from wbc_simulations.running import finish_run, start_run
 from wbc_simulations.scores import cell_scores
@@ -26,7 +26,7 @@ def cells(num: int, groups: int, shade: int = 0) -> CellSet:
 
 
 def test_pooled_cells_keep_patients_apart_and_know_their_domain(tmp_path: Path) -> None:
-    found = pooled({"a": cells(6, 3), "b": cells(0, 1), "c": cells(4, 2, shade=9)})
+    found = joined([cells(6, 3), cells(0, 1), cells(4, 2, shade=9)])
     assert found.groups.tolist() == [0, 1, 2, 0, 1, 2, 3, 4, 3, 4]
     assert found.domain is not None
     assert found.domain.tolist() == [0] * 6 + [2] * 4

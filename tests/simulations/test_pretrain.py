@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from wbc_client.dataset.cell_set import CellSet
+from wbc_client.dataset.cell_set import CellSet, joined
 from wbc_client.dataset.compact import read_compact
 from wbc_client.training.rehearsal import REHEARSAL_CELLS
 from wbc_common.cells import CLASSES_5, CLASSES_13, registry
@@ -20,7 +20,6 @@ from wbc_simulations.pretrain import (
     Pretrained,
     Recipe,
     check_place,
-    join_cells,
     other_looks,
     phantom_cells,
     pretrain,
@@ -95,9 +94,9 @@ def test_another_backbone_and_size_can_be_pretrained_and_taken_up(tmp_path: Path
 @pytest.mark.usefixtures("_blank_cells")
 def test_domains_keep_their_patients_apart() -> None:
     parts = [cells_of(name, 40) for name in ("pale_wright", "dm96_mgg")]
-    joined = join_cells(parts)
-    assert len(joined) == 80
-    assert len(joined.groups.unique()) == 20
+    found = joined(parts)
+    assert len(found) == 80
+    assert len(found.groups.unique()) == 20
 
 
 def test_a_place_where_weights_cannot_be_written_is_found_out_before_the_training(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Decoded once into uint8 tensors: a round then costs no decoding. A label is kept
 that a coarse one ("neutrophil" among 13 classes) is neither lost nor guessed at. Patients are numbers without meaning.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +44,10 @@ class CellSet:
         domain = None if self.domain is None else self.domain[chosen]
         return CellSet(self.images[chosen], self.allowed[chosen], self.groups[chosen], self.split[chosen], domain)
 
+    def take(self, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images and allowed classes of the cells at places int64 [B]."""
+        return self.images[places], self.allowed[places]
+
     @property
     def exact(self) -> torch.Tensor:
         """bool [N]: the label allows one class only."""
@@ -57,3 +62,19 @@ class CellSet:
         """float64 [C]: cells per class; a coarse cell counts in equal shares over the classes it allows."""
         shares = self.allowed.double() / self.allowed.sum(dim=1, keepdim=True)  # [N, C]
         return shares.sum(dim=0).numpy()
+
+
+def joined(parts: Sequence[CellSet]) -> CellSet:
+    """The cells of several domains as one set; patients keep apart, and each cell knows its domain."""
+    offsets = np.cumsum([0, *(_num_groups(part) for part in parts[:-1])])
+    return CellSet(
+        images=torch.cat([part.images for part in parts]),
+        allowed=torch.cat([part.allowed for part in parts]),
+        groups=torch.cat([part.groups + int(offset) for part, offset in zip(parts, offsets, strict=True)]),
+        split=torch.cat([part.split for part in parts]),
+        domain=torch.cat([torch.full((len(part),), place) for place, part in enumerate(parts)]),
+    )
+
+
+def _num_groups(cells: CellSet) -> int:
+    return int(cells.groups.max()) + 1 if len(cells) else 0

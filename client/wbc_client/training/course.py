@@ -7,12 +7,11 @@ the network computes in.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from wbc_client.dataset.cell_set import CellSet
 from wbc_client.device import as_input
 from wbc_client.losses import LossTerms, proximal_term
 from wbc_client.precision import computing_in, resolve_precision
@@ -21,6 +20,14 @@ from wbc_client.training.virtual_stains import VirtualStains
 from wbc_common.appearance import normalise
 from wbc_common.models import Network
 from wbc_common.study import TrainingSettings
+
+
+class TrainingCells(Protocol):
+    """N cells by their places 0..N−1, as a CellSet holds them, or as a clinic's own and rehearsed ones make them up."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, places: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
 class Batch(NamedTuple):
@@ -32,13 +39,8 @@ class Batch(NamedTuple):
 
 
 BatchLoss = Callable[[Tensor, Tensor, Batch], LossTerms]
-Draw = Callable[[CellSet, torch.Generator], Tensor]
+Draw = Callable[[torch.Generator], Tensor]
 Step = Callable[[Batch], dict[str, Tensor]]
-
-
-def every_cell_once(cells: CellSet, generator: torch.Generator) -> Tensor:
-    """All N cells in random order, int64 [N]."""
-    return torch.randperm(len(cells), generator=generator)
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Course:
         generator: draws order and augmentation.
         proximal_weight: μ of the pull towards the model as received.
         stains: those of the federation, for augmentation "federated-stain".
-        draw: which cells an epoch takes, in order.
+        draw: places of the cells that an epoch takes, in order; None takes every cell once.
     """
 
     settings: TrainingSettings
@@ -59,10 +61,10 @@ class Course:
     generator: torch.Generator
     proximal_weight: float = 0.0
     stains: VirtualStains | None = None
-    draw: Draw = every_cell_once
+    draw: Draw | None = None
 
 
-def take_course(model: Network, cells: CellSet, course: Course, loss: BatchLoss) -> dict[str, float]:
+def take_course(model: Network, cells: TrainingCells, course: Course, loss: BatchLoss) -> dict[str, float]:
     """Train a model in place on N ≥ 1 cells; mean loss terms of the last epoch.
 
     `loss` gets features float32 [B, D], logits [B, C] and the batch.
@@ -81,10 +83,11 @@ def run_epochs(epochs: Iterable[Iterable[Batch]], step: Step) -> dict[str, float
     return dict(zip(terms[0], means.tolist(), strict=True))
 
 
-def draw_batch(cells: CellSet, index: Tensor, course: Course, device: torch.device) -> Batch:
-    """The cells of an index, augmented anew on the device; what is random is drawn on the generator's."""
-    images = augment(cells.images[index].to(device), course.settings.augmentation, course.generator, course.stains)
-    return Batch(as_input(normalise(images), device), cells.allowed[index].to(device), index)
+def draw_batch(cells: TrainingCells, places: Tensor, course: Course, device: torch.device) -> Batch:
+    """The cells at places [B], augmented anew on the device; what is random is drawn on the generator's."""
+    images, allowed = cells.take(places)
+    seen = augment(images.to(device), course.settings.augmentation, course.generator, course.stains)
+    return Batch(as_input(normalise(seen), device), allowed.to(device), places)
 
 
 def build_optimizer(model: nn.Module, settings: TrainingSettings, rate: float) -> torch.optim.Optimizer:
@@ -95,9 +98,11 @@ def build_optimizer(model: nn.Module, settings: TrainingSettings, rate: float) -
     return torch.optim.AdamW(moving, lr=rate, weight_decay=settings.weight_decay, fused=True)
 
 
-def _batches(cells: CellSet, course: Course, device: torch.device) -> Iterator[Batch]:
-    for index in torch.split(course.draw(cells, course.generator), course.settings.batch_size):
-        yield draw_batch(cells, index, course, device)
+def _batches(cells: TrainingCells, course: Course, device: torch.device) -> Iterator[Batch]:
+    generator = course.generator
+    places = torch.randperm(len(cells), generator=generator) if course.draw is None else course.draw(generator)
+    for part in torch.split(places, course.settings.batch_size):
+        yield draw_batch(cells, part, course, device)
 
 
 def _gradient_step(model: Network, course: Course, loss: BatchLoss) -> Step:

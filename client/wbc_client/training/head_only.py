@@ -8,6 +8,7 @@ leave.
 """
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -41,7 +42,8 @@ def train_head(
     """
     course = round_course(study, clinic=clinic, round_number=round_number, stains=stains)
     drawn = _drawn_counts(cells.class_counts()).to(model.head.weight.device)
-    return fit_head(model, cells, replace(course, draw=balanced_draw), study.loss, imbalance_of(drawn, study.loss))
+    balanced = replace(course, draw=partial(balanced_draw, cells))
+    return fit_head(model, cells, balanced, study.loss, imbalance_of(drawn, study.loss))
 
 
 def fit_head(

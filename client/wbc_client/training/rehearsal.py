@@ -26,19 +26,49 @@ from wbc_common.nuclear_stain import even_nuclear_stain
 from wbc_common.study import StudyConfig
 
 REHEARSAL_CELLS = Path(__file__).with_name("rehearsal_cells.safetensors")
-_JOINED = ("images", "allowed", "groups", "split")
 OwnLoss = Callable[[Tensor, Tensor, Tensor], LossTerms]
 
 
-def with_rehearsal(own: CellSet, study: StudyConfig, generator: torch.Generator) -> CellSet:
-    """A clinic's N ≥ 1 cells, and after them a draw of in-silico ones: `training.rehearsal` for each, one at least.
+@dataclass(frozen=True)
+class WithRehearsal:
+    """A clinic's own cells, at places 0..N−1, and after them M in-silico ones; nothing is copied but a batch.
+
+    Attributes:
+        own: N ≥ 1 cells.
+        rehearsed: the in-silico cells that there are.
+        drawn: int64 [M], places in `rehearsed`.
+    """
+
+    own: CellSet
+    rehearsed: CellSet
+    drawn: Tensor
+
+    def __len__(self) -> int:
+        return len(self.own) + len(self.drawn)
+
+    def take(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Images uint8 [B, 3, H, W] and allowed classes bool [B, C] of the cells at places int64 [B]."""
+        is_own = places < len(self.own)
+        own_images, own_allowed = self.own.take(places[is_own])
+        images, allowed = self.rehearsed.take(self.drawn[places[~is_own] - len(self.own)])
+        return _woven(is_own, own_images, images), _woven(is_own, own_allowed, allowed)
+
+
+def _woven(is_first: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Rows of two tensors as one, in the order that a bool mask gives."""
+    both = first.new_empty((len(is_first), *first.shape[1:]))
+    both[is_first], both[~is_first] = first, second
+    return both
+
+
+def with_rehearsal(own: CellSet, study: StudyConfig, generator: torch.Generator) -> WithRehearsal:
+    """A clinic's cells and a draw of in-silico ones: `training.rehearsal` for each of its own, one at least.
 
     Classes take turns in a random order, cells of a class are drawn with replacement.
     """
     cells = rehearsal_cells(study.registry, study.images.size_px, study.images.nuclear_stain)
     number = max(1, round(study.training.rehearsal * len(own)))
-    drawn = cells.subset(_balanced(cells.labels, number, generator))
-    return CellSet(*(torch.cat([getattr(own, name), getattr(drawn, name)]) for name in _JOINED))
+    return WithRehearsal(own, cells, _balanced(cells.labels, number, generator))
 
 
 @lru_cache(maxsize=1)
