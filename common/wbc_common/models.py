@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wbc_common.norm_pool import can_fuse, norm_pool_relu
+from wbc_common.p4 import p4_backbone
 from wbc_common.study import ModelSettings
 
 HEAD_KEYS = ("head.weight", "head.bias")
@@ -64,7 +65,8 @@ class _ConvBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.convolution(x)
         if can_fuse(y, pool=self.pool):
-            return norm_pool_relu(y, self.norm, pool=self.pool)
+            norm = self.norm
+            return norm_pool_relu(y, norm.weight, norm.bias, groups=norm.num_groups, eps=norm.eps, pool=self.pool)
         y = self.norm(y)
         return F.relu(F.max_pool2d(y, 2) if self.pool else y)
 
@@ -121,6 +123,7 @@ def _convnext_backbone(name: str) -> tuple[nn.Module, int]:
 
 _BACKBONES: Mapping[str, Callable[[], tuple[nn.Module, int]]] = {
     "cnn-small": _small_backbone,
+    "p4cnn-small": p4_backbone,
     "resnet18": _resnet18_backbone,
     "convnext-tiny": partial(_convnext_backbone, "convnext_tiny"),
     "convnext-small": partial(_convnext_backbone, "convnext_small"),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from wbc_common.compiled import load_library
@@ -32,9 +32,12 @@ def can_fuse(y: Tensor, *, pool: bool) -> bool:
     return (even or not pool) and y.shape[1] <= _MOST_CHANNELS and load_library(SOURCE) is not None
 
 
-def norm_pool_relu(y: Tensor, norm: nn.GroupNorm, *, pool: bool) -> Tensor:
-    """ReLU of the 2 × 2 max pool, where `pool` is set, of the norm of bf16 [B, C, H, W]; the result is bf16."""
-    result: Tensor = _NormPoolReLU.apply(y, norm.weight, norm.bias, norm.num_groups, pool, norm.eps)  # type: ignore[no-untyped-call]
+def norm_pool_relu(y: Tensor, weight: Tensor, bias: Tensor, *, groups: int, eps: float, pool: bool) -> Tensor:
+    """ReLU of the 2 × 2 max pool, where `pool` is set, of the GroupNorm of bf16 [B, C, H, W]; the result is bf16.
+
+    `weight` and `bias` are float32 [C].
+    """
+    result: Tensor = _NormPoolReLU.apply(y, weight, bias, groups, pool, eps)  # type: ignore[no-untyped-call]
     return result
 
 

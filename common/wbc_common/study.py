@@ -121,7 +121,7 @@ class ModelSettings(Settings):
     ship one for, as a hospital may have no way to download any, and `none` for others.
     """
 
-    backbone: Literal["cnn-small", "resnet18", "convnext-tiny", "convnext-small"] = "cnn-small"
+    backbone: Literal["cnn-small", "p4cnn-small", "resnet18", "convnext-tiny", "convnext-small"] = "cnn-small"
     weights: str = "phantom"
 
     @model_validator(mode="before")

@@ -82,7 +82,7 @@ def test_auto_takes_the_gpu_and_its_bf16() -> None:
     assert resolve_precision("auto", GPU) == "bf16"
 
 
-@pytest.mark.parametrize("backbone", ["cnn-small", "resnet18"])
+@pytest.mark.parametrize("backbone", ["cnn-small", "p4cnn-small", "resnet18"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_same_round_gives_the_same_bits(backbone: str, precision: str) -> None:
     study = plan(backbone, training={"batch_size": 32, "precision": precision})
@@ -147,7 +147,7 @@ def train_with_noise(spending: Spending) -> np.ndarray:
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-@pytest.mark.parametrize("backbone", ["cnn-small", "resnet18"])
+@pytest.mark.parametrize("backbone", ["cnn-small", "p4cnn-small", "resnet18"])
 def test_dp_sgd_trains_with_either_optimiser(backbone: str, optimizer: str) -> None:
     study = private_plan(optimizer=optimizer, augmentation="stain")
     study = study.model_copy(update={"model": plan(backbone).model})

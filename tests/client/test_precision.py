@@ -34,13 +34,14 @@ def test_auto_on_a_gpu_asks_for_bf16_that_is_not_emulated(monkeypatch: pytest.Mo
     assert resolve_precision("auto", torch.device("cuda")) == ("bf16" if native else "fp32")
 
 
-@pytest.mark.parametrize("backbone", ["cnn-small", "resnet18"])
+@pytest.mark.parametrize("backbone", ["cnn-small", "p4cnn-small", "resnet18"])
 def test_in_bf16_convolutions_are_rounded_and_norms_are_not(backbone: str) -> None:
     model = build_model(ModelSettings(backbone=backbone), 5, seed=0)  # type: ignore[arg-type]
     seen: dict[type, set[torch.dtype]] = {torch.nn.Conv2d: set(), torch.nn.GroupNorm: set()}
-    for module in model.modules():
-        if type(module) in seen:
-            module.register_forward_hook(lambda module, _, output: seen[type(module)].add(output.dtype))
+    for kind, found in seen.items():
+        for module in model.modules():
+            if isinstance(module, kind):
+                module.register_forward_hook(lambda module, _, output, found=found: found.add(output.dtype))
     images = as_input(torch.rand(2, 3, 32, 32), CPU)
     with computing_in("bf16", CPU):
         model.features(images)

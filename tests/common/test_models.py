@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from wbc_common.models import Network, build_model, is_head, model_arrays, network_of
 from wbc_common.study import ModelSettings
 
-PRIVATE_BACKBONES = pytest.mark.parametrize("backbone", ["cnn-small", "resnet18"])
-NUM_FEATURES = {"cnn-small": 384, "resnet18": 512, "convnext-tiny": 768}
+PRIVATE_BACKBONES = pytest.mark.parametrize("backbone", ["cnn-small", "p4cnn-small", "resnet18"])
+NUM_FEATURES = {"cnn-small": 384, "p4cnn-small": 192, "resnet18": 512, "convnext-tiny": 768}
 BACKBONES = pytest.mark.parametrize("backbone", list(NUM_FEATURES))
 
 
@@ -29,7 +29,11 @@ def test_the_small_network_has_about_0_3_million_parameters() -> None:
 @BACKBONES
 def test_no_norm_mixes_cells_and_there_are_no_running_statistics(backbone: str) -> None:
     model = network(backbone)
-    norms = [module for module in model.modules() if type(module).__name__.startswith(("Group", "Layer", "Batch"))]
+    norms = [
+        module
+        for module in model.modules()
+        if type(module).__name__.endswith("Norm") or "BatchNorm" in type(module).__name__
+    ]
     assert norms
     assert all(isinstance(module, nn.LayerNorm if backbone == "convnext-tiny" else nn.GroupNorm) for module in norms)
     assert not list(model.buffers())
@@ -64,8 +68,9 @@ def test_a_cell_is_classified_alike_alone_and_in_a_batch(backbone: str) -> None:
         torch.testing.assert_close(model(images(3))[:1], model(images(3)[:1]), atol=1e-5, rtol=1e-4)
 
 
-def test_the_smallest_images_of_a_plan_pass() -> None:
-    assert network("cnn-small")(images(1, size_px=16)).shape == (1, 5)
+@pytest.mark.parametrize("backbone", ["cnn-small", "p4cnn-small"])
+def test_the_smallest_images_of_a_plan_pass(backbone: str) -> None:
+    assert network(backbone)(images(1, size_px=16)).shape == (1, 5)
 
 
 def test_the_seed_decides_the_weights_and_the_global_generator_is_left_alone() -> None:

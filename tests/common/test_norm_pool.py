@@ -39,6 +39,10 @@ def a_norm(channels: int) -> nn.GroupNorm:
     return norm
 
 
+def fused(y: Tensor, norm: nn.GroupNorm, *, pool: bool) -> Tensor:
+    return norm_pool_relu(y, norm.weight, norm.bias, groups=norm.num_groups, eps=norm.eps, pool=pool)
+
+
 def by_torch(y: Tensor, norm: nn.GroupNorm, *, pool: bool) -> Tensor:
     normed = norm(y.float())
     return F.relu(F.max_pool2d(normed, 2) if pool else normed)
@@ -48,7 +52,7 @@ def by_torch(y: Tensor, norm: nn.GroupNorm, *, pool: bool) -> Tensor:
 @pytest.mark.parametrize(("channels", "side", "pool"), SHAPES)
 def test_result_and_gradients_are_torchs_but_for_rounding_to_bf16(channels: int, side: int, pool: bool) -> None:
     norm, found = a_norm(channels), []
-    for way in (norm_pool_relu, by_torch):
+    for way in (fused, by_torch):
         y = activations(channels, side).requires_grad_()
         assert can_fuse(y, pool=pool)
         z = way(y, norm, pool=pool)
@@ -64,7 +68,7 @@ def test_result_and_gradients_are_torchs_but_for_rounding_to_bf16(channels: int,
 def test_a_value_that_is_not_finite_shows_and_stays_in_its_image_and_group() -> None:
     y = activations(16, 4)
     y[1, 0, 2, 2] = torch.nan
-    z = norm_pool_relu(y, a_norm(16), pool=True)
+    z = fused(y, a_norm(16), pool=True)
     assert z[1, :2].isnan().all()  # 8 groups of 2 channels
     assert not z[1, 2:].isnan().any()
     assert not z[[0, 2, 3, 4]].isnan().any()
@@ -79,12 +83,15 @@ def test_only_bf16_on_one_thread_with_sides_that_a_pool_divides_is_taken(torch_t
 
 
 @needs_a_compiler
-def test_the_small_network_in_bf16_is_near_itself_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = build_model(ModelSettings(), 5, seed=0)
+@pytest.mark.parametrize(("backbone", "module"), [("cnn-small", "models"), ("p4cnn-small", "p4")])
+def test_the_small_networks_in_bf16_are_near_themselves_without_a_compiler(
+    monkeypatch: pytest.MonkeyPatch, backbone: str, module: str
+) -> None:
+    model = build_model(ModelSettings(backbone=backbone, weights="none"), 5, seed=0)  # type: ignore[arg-type]
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         compiled_features = model.features(images)
-        monkeypatch.setattr("wbc_common.models.can_fuse", lambda y, pool: False)
+        monkeypatch.setattr(f"wbc_common.{module}.can_fuse", lambda y, pool: False)
         features = model.features(images)
     assert compiled_features.dtype == torch.float32
     assert not torch.equal(compiled_features, features)

@@ -17,7 +17,7 @@ def a_study(**privacy: object) -> StudyConfig:
     return parse_study({**values, "privacy": {"mode": "dp-sgd", **privacy}}, "test")
 
 
-@pytest.mark.parametrize("backbone", ["cnn-small", "resnet18"])
+@pytest.mark.parametrize("backbone", ["cnn-small", "p4cnn-small", "resnet18"])
 def test_our_backbones_can_be_trained_privately(backbone: str) -> None:
     study = a_study().model_copy(update={"model": a_study().model.model_copy(update={"backbone": backbone})})
     check_privacy(study, {"a": COUNTS, "b": COUNTS})

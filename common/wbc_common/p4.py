@@ -1,0 +1,101 @@
+"""p4 group convolutions (Cohen and Welling, ICML 2016): a cell has no up, and neither have these layers.
+
+A network learns that a granule turned is a granule from turned examples, one filter for each way that it may lie; with
+few cells that is most of what there is to learn. Here each filter comes in its four quarter turns, so that a turned
+image gives turned activations, and features that are pooled over place and turn do not change at all. The work is that
+of an ordinary convolution with as many channels, from a quarter of the parameters. Any other angle stays for
+augmentation, as do mirrored cells.
+
+Channels are [filter, turn], flattened: 4·F for F filters. Activations turn exactly only where a layer's grid does: its
+side must be even, or its stride 1.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wbc_common.norm_pool import can_fuse, norm_pool_relu
+
+TURNS = 4
+_FILTERS = (4, 8, 16, 32, 96)
+_MOST_GROUPS = 8
+
+
+def _by_turn(x: Tensor) -> Tensor:
+    """[N, 4·F, H, W] as [N, F, 4, H, W]."""
+    return x.view(len(x), -1, TURNS, *x.shape[2:])
+
+
+class P4Convolution(nn.Conv2d):
+    """From an image [B, 3, H, W] (`lifting`), or from [B, 4·F_in, H, W], to [B, 4·F_out, h, w].
+
+    Its weight [F_out, 3 or 4·F_in, k, k] is that of the unturned filters. No bias.
+    """
+
+    def __init__(self, width_in: int, filters: int, *, kernel: int, stride: int, lifting: bool) -> None:
+        # An even kernel with stride 2 looks at pairs of pixels alike from both sides; an odd one would not.
+        super().__init__(width_in, filters, kernel, stride=stride, padding=(kernel - 1) // 2, bias=False)
+        self.lifting = lifting
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.conv2d(input, self.turned_weight(), None, self.stride, self.padding)
+
+    def turned_weight(self) -> Tensor:
+        """All filters in their four turns, [4·F_out, C_in, k, k]; what a filter reads of the input's turns moves on."""
+        turned = [torch.rot90(self.weight, turn, dims=(2, 3)) for turn in range(TURNS)]
+        if not self.lifting:
+            turned = [_by_turn(weight).roll(turn, dims=2).flatten(1, 2) for turn, weight in enumerate(turned)]
+        return torch.stack(turned, dim=1).flatten(0, 1)
+
+
+class P4Norm(nn.GroupNorm):
+    """GroupNorm of [B, 4·F, H, W]: groups hold whole filters, and a filter's turns have one scale and one shift."""
+
+    def __init__(self, filters: int) -> None:
+        super().__init__(max(number for number in range(1, _MOST_GROUPS + 1) if filters % number == 0), filters)
+
+    def forward(self, input: Tensor) -> Tensor:
+        scale, shift = self.spread()
+        return F.group_norm(input.float(), self.num_groups, scale, shift, self.eps)
+
+    def spread(self) -> tuple[Tensor, Tensor]:
+        """Scale and shift of each channel, [4·F] and [4·F]."""
+        return self.weight.repeat_interleave(TURNS), self.bias.repeat_interleave(TURNS)
+
+
+class _Block(nn.Module):
+    """p4 convolution, norm, a 2 × 2 max pool where `pool` is set, and ReLU."""
+
+    def __init__(self, convolution: P4Convolution, *, pool: bool) -> None:
+        super().__init__()
+        self.convolution = convolution
+        self.norm = P4Norm(convolution.out_channels)
+        self.pool = pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.convolution(x)
+        if can_fuse(y, pool=self.pool):
+            norm = self.norm
+            return norm_pool_relu(y, *norm.spread(), groups=norm.num_groups, eps=norm.eps, pool=self.pool)
+        y = self.norm(y)
+        return F.relu(F.max_pool2d(y, 2) if self.pool else y)
+
+
+class _MeanAndMax(nn.Module):
+    """[B, 4·F, H, W] → [B, 2·F]: how much of a pattern there is, and whether it is there at all, turned in any way."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = _by_turn(x.float())
+        return torch.cat([x.mean(dim=(2, 3, 4)), x.amax(dim=(2, 3, 4))], dim=1)
+
+
+def p4_backbone() -> tuple[nn.Module, int]:
+    """The backbone `p4cnn-small` and how many features it gives: the same for an image and its quarter turns."""
+    lifting = P4Convolution(3, _FILTERS[0], kernel=6, stride=2, lifting=True)
+    layers = [_Block(lifting, pool=False)]
+    for filters_in, filters in pairwise(_FILTERS):
+        convolution = P4Convolution(TURNS * filters_in, filters, kernel=3, stride=1, lifting=False)
+        layers.append(_Block(convolution, pool=filters != _FILTERS[-1]))
+    return nn.Sequential(*layers, _MeanAndMax()), 2 * _FILTERS[-1]
