@@ -54,25 +54,29 @@ def check(clinic: ClinicFile, as_json: Json = False) -> None:
     from wbc_client.dataset.opening import open_cells
     from wbc_client.device import choose_device, describe_device
     from wbc_client.site import read_site
+    from wbc_client.training.rehearsal import cells_to_rehearse
 
     site = read_site(clinic)
     study = site.read_study()
     device = describe_device(choose_device(site.device))
     opened = open_cells(site, study)
+    trains = study.role(site.clinic) == "train"
+    num_rehearsed = len(cells_to_rehearse(study)) if trains and study.training.rehearsal else 0
     counts = {split: opened.cells.part(split).class_counts().tolist() for split in SPLITS}
     findings = _way(site)
     if as_json:
         found = {"clinic": site.clinic, "role": study.role(site.clinic), "plan": study.hash, "device": device}
         hops = {"way": [{"hop": hop.hop, "found": hop.found, "ok": hop.error is None} for hop in findings]}
-        typer.echo(
-            json.dumps({**found, "class_counts": counts, "notes": opened.notes, "left_out": opened.left_out, **hops})
-        )
+        cells = {"class_counts": counts, "left_out": opened.left_out, "rehearsed_cells": num_rehearsed}
+        typer.echo(json.dumps({**found, **cells, "notes": opened.notes, **hops}))
     else:
         typer.echo(f"clinic {site.clinic}, {study.role(site.clinic)}, plan {study.hash[:12]}, device {device}")
         for row, name in enumerate(study.classes.classes):
             typer.echo(f"  {name:22s}" + "".join(f"{counts[split][row]:8.0f} {split}" for split in SPLITS))
         for note in opened.notes:
             typer.echo(note)
+        if num_rehearsed:
+            typer.echo(f"training draws on {num_rehearsed:,} in-silico cells as well, which came with the package")
         for hop in findings:
             typer.echo(f"  {'ok ' if hop.error is None else 'BAD'} {hop.hop:10s} {hop.found}")
     failed = [hop.error for hop in findings if hop.error is not None]

@@ -1,14 +1,19 @@
 """Rehearsal: which in-silico cells join a clinic's own, what they add to the loss, and what they must not touch."""
 
+import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from wbc_client.cli import app
 from wbc_client.dataset.cell_set import CellSet
 from wbc_client.dataset.compact import read_compact, write_compact
+from wbc_client.dataset.packed import packed_metadata, write_packed
 from wbc_client.losses import DomainAwareLoss, LossTerms
 from wbc_client.training.course import Batch
 from wbc_client.training.local import build_loss, train_locally
@@ -18,7 +23,7 @@ from wbc_common.cells import CLASSES_13, registry
 from wbc_common.errors import DataError, SettingError
 from wbc_common.models import build_model, model_arrays
 from wbc_common.seeds import torch_generator
-from wbc_common.study import StudyConfig, parse_study
+from wbc_common.study import StudyConfig, parse_study, write_study
 from wbc_common.wire import Arrays
 
 
@@ -218,3 +223,35 @@ def test_a_damaged_or_missing_file_is_named(tmp_path: Path) -> None:
     path.write_bytes(bytes(whole))
     with pytest.raises(DataError, match=r"cells\.safetensors"):
         read_compact(path, registry("wbc5"))
+
+
+@pytest.mark.parametrize(("role", "share", "expected"), [("train", 1.0, 700), ("train", 0.0, 0), ("held_out", 1.0, 0)])
+def test_check_opens_them_where_training_will(tmp_path: Path, role: str, share: float, expected: int) -> None:
+    clinics = {"train": ["a"], "held_out": []} if role == "train" else {"train": ["b"], "held_out": ["a"]}
+    file = clinic_file(tmp_path, study(share, clinics=clinics))
+    found = CliRunner().invoke(app, ["check", str(file), "--json"])
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.output)["rehearsed_cells"] == expected
+    told = CliRunner().invoke(app, ["check", str(file)]).output
+    assert ("in-silico cells as well" in told) == bool(expected)
+
+
+def test_check_finds_a_damaged_file_before_a_round_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    damaged = tmp_path / "cells.safetensors"
+    damaged.write_bytes(REHEARSAL_CELLS.read_bytes()[:-200_000])
+    monkeypatch.setattr("wbc_client.training.rehearsal.REHEARSAL_CELLS", damaged)
+    rehearsal_cells.cache_clear()
+    found = CliRunner().invoke(app, ["check", str(clinic_file(tmp_path, study()))])
+    assert isinstance(found.exception, DataError)
+    assert "install the package anew" in str(found.exception)
+
+
+def clinic_file(folder: Path, plan: StudyConfig) -> Path:
+    """A clinic of ten packed cells, and the plan beside its file."""
+    cells, path = own_cells(10), folder / "cells.packed.safetensors"
+    images = torch.nn.functional.interpolate(cells.images.float(), (24, 24)).to(torch.uint8)
+    write_packed(replace(cells, images=images), path, packed_metadata(plan.classes, plan.images))
+    write_study(plan, folder / "study.toml")
+    file = folder / "clinic.toml"
+    file.write_text(f'clinic = "a"\nstudy = "study.toml"\n[data]\nkind = "packed"\npath = "{path}"\n')
+    return file

@@ -66,9 +66,18 @@ def with_rehearsal(own: CellSet, study: StudyConfig, generator: torch.Generator)
 
     Classes take turns in a random order, cells of a class are drawn with replacement.
     """
-    cells = rehearsal_cells(study.registry, study.images.size_px, study.images.nuclear_stain)
+    cells = cells_to_rehearse(study)
     number = max(1, round(study.training.rehearsal * len(own)))
     return WithRehearsal(own, cells, _balanced(cells.labels, number, generator))
+
+
+def cells_to_rehearse(study: StudyConfig) -> CellSet:
+    """The in-silico cells that a study's clinics rehearse, of all its classes.
+
+    Raises:
+        DataError: the file that is shipped with the package is missing or damaged.
+    """
+    return rehearsal_cells(study.registry, study.images.size_px, study.images.nuclear_stain)
 
 
 @lru_cache(maxsize=1)
