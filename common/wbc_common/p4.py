@@ -23,11 +23,6 @@ _FILTERS = (4, 8, 16, 32, 96)
 _MOST_GROUPS = 8
 
 
-def _by_turn(x: Tensor) -> Tensor:
-    """[N, 4·F, H, W] as [N, F, 4, H, W]."""
-    return x.view(len(x), -1, TURNS, *x.shape[2:])
-
-
 class P4Convolution(nn.Conv2d):
     """From an image [B, 3, H, W] (`lifting`), or from [B, 4·F_in, H, W], to [B, 4·F_out, h, w].
 
@@ -46,8 +41,14 @@ class P4Convolution(nn.Conv2d):
         """All filters in their four turns, [4·F_out, C_in, k, k]; what a filter reads of the input's turns moves on."""
         turned = [torch.rot90(self.weight, turn, dims=(2, 3)) for turn in range(TURNS)]
         if not self.lifting:
-            turned = [_by_turn(weight).roll(turn, dims=2).flatten(1, 2) for turn, weight in enumerate(turned)]
+            turned = [_turns_moved_on(weight, turn) for turn, weight in enumerate(turned)]
         return torch.stack(turned, dim=1).flatten(0, 1)
+
+
+def _turns_moved_on(weight: Tensor, turn: int) -> Tensor:
+    """A weight [F_out, 4·F_in, k, k] that reads each input filter's turns so many places on."""
+    by_turn = weight.view(len(weight), -1, TURNS, *weight.shape[2:])
+    return by_turn.roll(turn, dims=2).flatten(1, 2)
 
 
 class P4Norm(nn.GroupNorm):
@@ -87,8 +88,9 @@ class _MeanAndMax(nn.Module):
     """[B, 4·F, H, W] → [B, 2·F]: how much of a pattern there is, and whether it is there at all, turned in any way."""
 
     def forward(self, x: Tensor) -> Tensor:
-        x = _by_turn(x.float())
-        return torch.cat([x.mean(dim=(2, 3, 4)), x.amax(dim=(2, 3, 4))], dim=1)
+        x = x.float()
+        mean, most = (over_place.view(len(x), -1, TURNS) for over_place in (x.mean(dim=(2, 3)), x.amax(dim=(2, 3))))
+        return torch.cat([mean.mean(dim=2), most.amax(dim=2)], dim=1)
 
 
 def p4_backbone() -> tuple[nn.Module, int]:
