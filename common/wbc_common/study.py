@@ -113,23 +113,26 @@ class ImageSettings(Settings):
         return self.size_px if self.framing == "as-is" else self.size_px * 3 // 2
 
 
+_WITH_SHIPPED_WEIGHTS = ("p4cnn-small", "cnn-small")
+
+
 class ModelSettings(Settings):
     """Backbone and its initial weights.
 
     `weights` is `phantom` (the backbone shipped with the package, trained on in-silico cells only), `none` (random),
-    a local .safetensors/.pth file, or a torchvision weights name. Left out, it is `phantom` for the backbone that we
+    a local .safetensors/.pth file, or a torchvision weights name. Left out, it is `phantom` for the backbones that we
     ship one for, as a hospital may have no way to download any, and `none` for others.
     """
 
-    backbone: Literal["cnn-small", "p4cnn-small", "resnet18", "convnext-tiny", "convnext-small"] = "cnn-small"
+    backbone: Literal["cnn-small", "p4cnn-small", "resnet18", "convnext-tiny", "convnext-small"] = "p4cnn-small"
     weights: str = "phantom"
 
     @model_validator(mode="before")
     @classmethod
     def _random_where_none_is_shipped(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "weights" not in values and values.get("backbone", "cnn-small") != "cnn-small":
-            return {**values, "weights": "none"}
-        return values
+        if not isinstance(values, dict) or "weights" in values or "backbone" not in values:
+            return values
+        return values if values["backbone"] in _WITH_SHIPPED_WEIGHTS else {**values, "weights": "none"}
 
 
 class TrainingSettings(Settings):

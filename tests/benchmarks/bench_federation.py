@@ -39,7 +39,9 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=8)
     options.add_argument("--cells", type=int, default=100, help="cells a clinic")
     options.add_argument(
-        "--backbone", default="cnn-small", help="MB in fp32: cnn-small 1.3, resnet18 45, convnext-small 198"
+        "--backbone",
+        default="p4cnn-small",
+        help="MB in fp32: p4cnn-small 0.6, cnn-small 1.3, resnet18 45, convnext-small 198",
     )
     options.add_argument("--precision", default="fp32", help="of the updates: fp32, fp16 or int8")
     options.add_argument("--slow", type=float, default=1.0, help="one clinic as many times slower")

@@ -35,7 +35,7 @@ def main() -> None:
     compute_reproducibly()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"{name}, torch {torch.__version__}, {arguments.steps} steps of {BATCH} cells")
-    for backbone in ("cnn-small", "resnet18"):
+    for backbone in ("cnn-small", "p4cnn-small", "resnet18"):
         ways = ways_of(backbone, device, arguments.steps)
         seconds: dict[str, list[float]] = {way: [] for way in ways}
         for turn in range(arguments.turns + 1):

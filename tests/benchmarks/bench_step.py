@@ -20,6 +20,7 @@ from wbc_client.training.augmentation import augment
 from wbc_client.training.course import build_optimizer
 from wbc_common.appearance import normalise
 from wbc_common.models import Network, build_model
+from wbc_common.p4 import P4Convolution
 from wbc_common.study import ModelSettings, TrainingSettings
 
 NUM_CLASSES, BATCH, SIZE = 13, 32, 64
@@ -31,7 +32,9 @@ def main() -> None:
     """Print CPU milliseconds of each part, and their share of a whole step in fp32."""
     arguments = parse_arguments()
     torch.set_num_threads(1)
-    parts = {name: part for precision in ("fp32", "bf16") for name, part in parts_of(precision).items()}
+    parts = {
+        name: part for precision in ("fp32", "bf16") for name, part in parts_of(precision, arguments.backbone).items()
+    }
     seconds: dict[str, list[float]] = {name: [] for name in parts}
     for _ in range(arguments.steps):
         for name, part in parts.items():
@@ -43,10 +46,12 @@ def main() -> None:
         print(f"{name:<32}{1e3 * median:>8.1f} ms{median / medians['whole step, fp32']:>7.2f} ×")
 
 
-def parts_of(precision: str) -> dict[str, Part]:
+def parts_of(precision: str, backbone: str) -> dict[str, Part]:
     """A whole step, and parts of it."""
     settings = TrainingSettings(precision=precision)
-    model = build_model(ModelSettings(), NUM_CLASSES, seed=0).to(memory_format=torch.channels_last)
+    model = build_model(
+        ModelSettings.model_validate({"backbone": backbone, "weights": "none"}), NUM_CLASSES, seed=0
+    ).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(model, settings, settings.learning_rate)
     generator = torch.Generator().manual_seed(0)
     cells = torch.randint(0, 256, (BATCH, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
@@ -91,7 +96,7 @@ def convolutions_alone(model: Network, images: torch.Tensor, precision: str) -> 
         hook.remove()
     # The first layer's input, the images, needs no gradient.
     given = [(layer, image.to(dtype).requires_grad_(place > 0)) for place, (layer, image) in enumerate(inputs)]
-    weights = [layer.weight.detach().to(dtype).requires_grad_() for layer, _ in given]
+    weights = [filters(layer).detach().to(dtype).requires_grad_() for layer, _ in given]
 
     def run() -> None:
         for (layer, image), weight in zip(given, weights, strict=True):
@@ -101,10 +106,17 @@ def convolutions_alone(model: Network, images: torch.Tensor, precision: str) -> 
     return run
 
 
+def filters(layer: nn.Module) -> torch.Tensor:
+    """What a convolution convolves with: its weight, or that in its four turns."""
+    weight: torch.Tensor = layer.turned_weight() if isinstance(layer, P4Convolution) else layer.weight
+    return weight
+
+
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--backbone", default="p4cnn-small")
     return parser.parse_args()
 
 

@@ -46,10 +46,16 @@ def test_the_first_model_has_the_weights_that_the_plan_names(tmp_path: Path) -> 
     assert not np.array_equal(initial_model(plan_with({"weights": "none"}))[FIRST], source[FIRST].numpy())
 
 
-@pytest.mark.parametrize("size_px", [64, 96, 128])
-def test_the_first_model_is_the_shipped_network_of_the_plans_images(size_px: int) -> None:
-    shipped = load_file(PHANTOM_FOLDER / f"cnn-small-{size_px}.safetensors")[FIRST]
-    assert np.array_equal(initial_model(plan_with({}, {"size_px": size_px}))[FIRST], shipped.float().numpy())
+@pytest.mark.parametrize(
+    ("backbone", "size_px", "taken"),
+    [("cnn-small", 64, 64), ("cnn-small", 96, 96), ("cnn-small", 128, 128), (None, 128, 128), (None, 64, 128)],
+)
+def test_the_first_model_is_the_shipped_network_of_the_plans_images(
+    backbone: str | None, size_px: int, taken: int
+) -> None:
+    shipped = load_file(PHANTOM_FOLDER / f"{backbone or 'p4cnn-small'}-{taken}.safetensors")[FIRST]
+    first = initial_model(plan_with({"backbone": backbone} if backbone else {}, {"size_px": size_px}))
+    assert np.array_equal(first[FIRST], shipped.float().numpy())
 
 
 def plan_with(model: dict[str, object], images: dict[str, object] | None = None) -> StudyConfig:
