@@ -1,11 +1,11 @@
 """The networks: a backbone that gives D features, and a linear head with one row per cell class.
 
 No backbone has BatchNorm (docs/method.md §4): its running statistics are wrong at the next clinic, break DP-SGD and are
-an attack on secure sums. `cnn-small` (0.3 M parameters, for a CPU) halves the image in its stem and pools by maximum,
+an attack on secure sums. `cnn-small` (0.3 M parameters, the default) halves the image in its stem and pools by maximum,
 as small bright or dark structures (granules, lobes) decide the class: with strided convolutions and mean pooling alone
 the same budget learned next to nothing from a thousand cells. It pools before the ReLU, which gives the same numbers
 from a quarter of the work. Its GroupNorms compute in fp32 whatever the rest does: they are sensitive, and torch's are
-slow in bf16 on a CPU; where it can, `cnn-small` takes them from `wbc_common.norm_pool`. `p4cnn-small`, the default, is
+slow in bf16 on a CPU; where it can, `cnn-small` takes them from `wbc_common.norm_pool`. `p4cnn-small` is
 built likewise of filters in their four quarter turns (`wbc_common.p4`). `resnet18` is torchvision's ResNet with a block
 of our own whose residual add is not in place (Opacus refuses the in-place one) and GroupNorm. `convnext-tiny` and
 `convnext-small` (28 and 49 M parameters, LayerNorm) are torchvision's as they are, so that published weights fit; they

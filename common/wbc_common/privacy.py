@@ -18,7 +18,7 @@ def check_backbone(model: nn.Module, backbone: str) -> None:
     if found:
         raise SettingError(
             f"backbone '{backbone}' cannot be trained under privacy.mode = 'dp-sgd': {found[0]}",
-            remedy="choose model.backbone = 'p4cnn-small', 'cnn-small' or 'resnet18', which use GroupNorm",
+            remedy="choose model.backbone = 'cnn-small', 'p4cnn-small' or 'resnet18', which use GroupNorm",
         )
 
 

@@ -113,7 +113,7 @@ class ImageSettings(Settings):
         return self.size_px if self.framing == "as-is" else self.size_px * 3 // 2
 
 
-_WITH_SHIPPED_WEIGHTS = ("p4cnn-small", "cnn-small")
+_WITH_SHIPPED_WEIGHTS = ("cnn-small", "p4cnn-small")
 
 
 class ModelSettings(Settings):
@@ -124,7 +124,7 @@ class ModelSettings(Settings):
     ship one for, as a hospital may have no way to download any, and `none` for others.
     """
 
-    backbone: Literal["cnn-small", "p4cnn-small", "resnet18", "convnext-tiny", "convnext-small"] = "p4cnn-small"
+    backbone: Literal["cnn-small", "p4cnn-small", "resnet18", "convnext-tiny", "convnext-small"] = "cnn-small"
     weights: str = "phantom"
 
     @model_validator(mode="before")

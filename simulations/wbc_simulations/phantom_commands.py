@@ -45,7 +45,7 @@ def pretrain(
     cells: Cells = 60_000,
     epochs: Epochs = 20,
     seed: Seed = 0,
-    backbone: Annotated[str, typer.Option(help="as in model.backbone")] = "p4cnn-small",
+    backbone: Annotated[str, typer.Option(help="as in model.backbone")] = "cnn-small",
     size_px: Size = None,
     nuclear_stain: NuclearStain = None,
     batch_size: Annotated[int, typer.Option(help="as in training.batch_size; a GPU is faster with more")] = 64,

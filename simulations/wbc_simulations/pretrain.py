@@ -60,7 +60,7 @@ class Recipe:
     cells: int = 60_000
     epochs: int = 20
     seed: int = 0
-    backbone: str = "p4cnn-small"
+    backbone: str = "cnn-small"
     batch_size: int = 64
     images: ImageSettings = field(default_factory=ImageSettings)
     wide: bool = False

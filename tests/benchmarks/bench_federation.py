@@ -40,7 +40,7 @@ def main() -> None:
     options.add_argument("--cells", type=int, default=100, help="cells a clinic")
     options.add_argument(
         "--backbone",
-        default="p4cnn-small",
+        default="cnn-small",
         help="MB in fp32: p4cnn-small 0.6, cnn-small 1.3, resnet18 45, convnext-small 198",
     )
     options.add_argument("--precision", default="fp32", help="of the updates: fp32, fp16 or int8")

@@ -29,7 +29,7 @@ def main() -> None:
     options.add_argument("--kind", choices=CUTS, default="refuse", help="what becomes of connections in a cut")
     options.add_argument("--rounds", type=int, default=4)
     options.add_argument("--precision", default="fp32", help="of the updates: fp32, fp16 or int8")
-    options.add_argument("--backbone", default="p4cnn-small")
+    options.add_argument("--backbone", default="cnn-small")
     given = options.parse_args()
     minutes = 5.0 + given.cut / 60
     with tempfile.TemporaryDirectory() as place:

@@ -116,7 +116,7 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--backbone", default="p4cnn-small")
+    parser.add_argument("--backbone", default="cnn-small")
     return parser.parse_args()
 
 

@@ -72,7 +72,7 @@ def test_a_state_dict_inside_a_checkpoint_is_found(tmp_path: Path, published: St
 def test_our_own_network_loads_whole_norms_and_head_included(tmp_path: Path) -> None:
     source = build_model(ModelSettings(), 5, seed=3)
     save_file(source.state_dict(), tmp_path / "own.safetensors")
-    model, loaded = load(tmp_path / "own.safetensors", "p4cnn-small")
+    model, loaded = load(tmp_path / "own.safetensors", "cnn-small")
     assert set(loaded) == set(source.state_dict())
     assert all(torch.equal(value, source.state_dict()[key]) for key, value in model.state_dict().items())
 
@@ -80,9 +80,9 @@ def test_our_own_network_loads_whole_norms_and_head_included(tmp_path: Path) -> 
 def test_a_head_of_another_shape_that_names_no_class_is_left_at_random(tmp_path: Path) -> None:
     source = build_model(ModelSettings(), 11, seed=3)
     save_file(source.state_dict(), tmp_path / "eleven.safetensors")
-    model, loaded = load(tmp_path / "eleven.safetensors", "p4cnn-small")
+    model, loaded = load(tmp_path / "eleven.safetensors", "cnn-small")
     assert "head.weight" not in loaded
-    assert torch.equal(model.head.weight, fresh("p4cnn-small").head.weight)
+    assert torch.equal(model.head.weight, fresh("cnn-small").head.weight)
     key = "backbone.0.convolution.weight"
     assert torch.equal(model.state_dict()[key], source.state_dict()[key])
 
@@ -92,7 +92,7 @@ def test_a_head_that_names_its_classes_gives_each_class_of_the_study_the_mean_of
     rows = torch.arange(13.0)[:, None] + torch.zeros_like(source.head.weight)
     state = source.state_dict() | {"head.weight": rows, "head.bias": torch.arange(13.0)}
     save_file(state, tmp_path / "named.safetensors", metadata={"classes": ",".join(CLASSES_13)})
-    model, loaded = load(tmp_path / "named.safetensors", "p4cnn-small")
+    model, loaded = load(tmp_path / "named.safetensors", "cnn-small")
     assert {"head.weight", "head.bias"} <= set(loaded)
     # neutrophil: band (7) and segmented (8); lymphocyte: typical (10) and atypical (11); monocyte, eosinophil, basophil
     assert model.head.bias.tolist() == [7.5, 10.5, 9.0, 1.0, 0.0]
@@ -119,7 +119,7 @@ def test_a_head_that_does_not_fit_its_classes_is_left_out(tmp_path: Path, damage
     if damage == "shorter bias":
         state["head.bias"] = state["head.bias"][:12].clone()
     save_file(state, tmp_path / "wrong.safetensors", metadata={"classes": ",".join(CLASSES_13)})
-    _, loaded = load(tmp_path / "wrong.safetensors", "p4cnn-small")
+    _, loaded = load(tmp_path / "wrong.safetensors", "cnn-small")
     assert "head.weight" not in loaded
 
 
@@ -297,8 +297,7 @@ def test_phantom_weights_that_are_not_shipped_are_a_setting_error(
 )
 def test_phantom_is_the_shipped_network_that_saw_images_most_like_these(images: dict[str, object], taken: str) -> None:
     model = fresh("cnn-small")
-    settings = ModelSettings(backbone="cnn-small", weights="phantom")
-    loaded = load_initial_weights(model, settings, ImageSettings.model_validate(images))
+    loaded = load_initial_weights(model, ModelSettings(weights="phantom"), ImageSettings.model_validate(images))
     shipped = load_file(PHANTOM_FOLDER / f"cnn-small-{taken}.safetensors")
     assert set(loaded) == set(shipped)
     first = "backbone.0.convolution.weight"
