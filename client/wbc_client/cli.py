@@ -60,17 +60,17 @@ def check(clinic: ClinicFile, as_json: Json = False) -> None:
     study = site.read_study()
     device = describe_device(choose_device(site.device))
     opened = open_cells(site, study)
-    trains = study.role(site.clinic) == "train"
-    num_rehearsed = len(cells_to_rehearse(study)) if trains and study.training.rehearsal else 0
+    role = study.role(site.clinic)
+    num_rehearsed = len(cells_to_rehearse(study)) if role == "train" and study.training.rehearsal else 0
     counts = {split: opened.cells.part(split).class_counts().tolist() for split in SPLITS}
     findings = _way(site)
     if as_json:
-        found = {"clinic": site.clinic, "role": study.role(site.clinic), "plan": study.hash, "device": device}
+        found = {"clinic": site.clinic, "role": role, "plan": study.hash, "device": device}
         hops = {"way": [{"hop": hop.hop, "found": hop.found, "ok": hop.error is None} for hop in findings]}
         cells = {"class_counts": counts, "left_out": opened.left_out, "rehearsed_cells": num_rehearsed}
         typer.echo(json.dumps({**found, **cells, "notes": opened.notes, **hops}))
     else:
-        typer.echo(f"clinic {site.clinic}, {study.role(site.clinic)}, plan {study.hash[:12]}, device {device}")
+        typer.echo(f"clinic {site.clinic}, {role}, plan {study.hash[:12]}, device {device}")
         for row, name in enumerate(study.classes.classes):
             typer.echo(f"  {name:22s}" + "".join(f"{counts[split][row]:8.0f} {split}" for split in SPLITS))
         for note in opened.notes:

@@ -22,12 +22,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wbc_common.norm_pool import can_fuse, norm_pool_relu
-from wbc_common.p4 import p4_backbone
+from wbc_common.p4 import TURNS, OverTurns, P4Convolution, P4Norm
 from wbc_common.study import ModelSettings
 
 HEAD_KEYS = ("head.weight", "head.bias")
 _GROUPS = 8
 _SMALL_WIDTHS = (16, 32, 64, 128, 192)
+_P4_FILTERS = (4, 8, 16, 32, 96)
 
 
 def is_head(key: str) -> bool:
@@ -57,18 +58,18 @@ class Network(nn.Module):
 class _ConvBlock(nn.Module):
     """Convolution, GroupNorm, a 2 × 2 max pool where `pool` is set, and ReLU."""
 
-    def __init__(self, width_in: int, width_out: int, *, kernel: int = 3, stride: int = 1, pool: bool = True) -> None:
+    def __init__(self, convolution: nn.Conv2d, norm: nn.GroupNorm, *, pool: bool) -> None:
         super().__init__()
-        self.convolution = nn.Conv2d(width_in, width_out, kernel, stride=stride, padding=kernel // 2, bias=False)
-        self.norm = _in_fp32(nn.GroupNorm(_GROUPS, width_out))
+        self.convolution = convolution
+        self.norm = norm
         self.pool = pool
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.convolution(x)
+        y, norm = self.convolution(x), self.norm
         if can_fuse(y, pool=self.pool):
-            norm = self.norm
-            return norm_pool_relu(y, norm.weight, norm.bias, groups=norm.num_groups, eps=norm.eps, pool=self.pool)
-        y = self.norm(y)
+            scale, shift = norm.spread() if isinstance(norm, P4Norm) else (norm.weight, norm.bias)
+            return norm_pool_relu(y, scale, shift, groups=norm.num_groups, eps=norm.eps, pool=self.pool)
+        y = norm(y)
         return F.relu(F.max_pool2d(y, 2) if self.pool else y)
 
 
@@ -81,10 +82,24 @@ class _MeanAndMax(nn.Module):
 
 
 def _small_backbone() -> tuple[nn.Module, int]:
-    layers: list[nn.Module] = [_ConvBlock(3, _SMALL_WIDTHS[0], kernel=5, stride=2, pool=False)]
+    def block(width_in: int, width_out: int, *, kernel: int = 3, stride: int = 1, pool: bool = True) -> _ConvBlock:
+        convolution = nn.Conv2d(width_in, width_out, kernel, stride=stride, padding=kernel // 2, bias=False)
+        return _ConvBlock(convolution, _in_fp32(nn.GroupNorm(_GROUPS, width_out)), pool=pool)
+
+    layers: list[nn.Module] = [block(3, _SMALL_WIDTHS[0], kernel=5, stride=2, pool=False)]
     for width_in, width_out in pairwise(_SMALL_WIDTHS):
-        layers.append(_ConvBlock(width_in, width_out, pool=width_out != _SMALL_WIDTHS[-1]))
+        layers.append(block(width_in, width_out, pool=width_out != _SMALL_WIDTHS[-1]))
     return nn.Sequential(*layers, _MeanAndMax()), 2 * _SMALL_WIDTHS[-1]
+
+
+def _p4_backbone() -> tuple[nn.Module, int]:
+    """The same features for an image and its quarter turns."""
+    lifting = P4Convolution(3, _P4_FILTERS[0], kernel=6, stride=2, lifting=True)
+    layers: list[nn.Module] = [_ConvBlock(lifting, P4Norm(_P4_FILTERS[0]), pool=False)]
+    for filters_in, filters in pairwise(_P4_FILTERS):
+        convolution = P4Convolution(TURNS * filters_in, filters, kernel=3, stride=1, lifting=False)
+        layers.append(_ConvBlock(convolution, P4Norm(filters), pool=filters != _P4_FILTERS[-1]))
+    return nn.Sequential(*layers, _MeanAndMax(), OverTurns()), 2 * _P4_FILTERS[-1]
 
 
 def group_norm(num_channels: int) -> nn.GroupNorm:
@@ -124,7 +139,7 @@ def _convnext_backbone(name: str) -> tuple[nn.Module, int]:
 
 _BACKBONES: Mapping[str, Callable[[], tuple[nn.Module, int]]] = {
     "cnn-small": _small_backbone,
-    "p4cnn-small": p4_backbone,
+    "p4cnn-small": _p4_backbone,
     "resnet18": _resnet18_backbone,
     "convnext-tiny": partial(_convnext_backbone, "convnext_tiny"),
     "convnext-small": partial(_convnext_backbone, "convnext_small"),

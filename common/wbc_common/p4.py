@@ -1,7 +1,7 @@
 """p4 group convolutions (Cohen and Welling, ICML 2016): a cell has no up, and neither have these layers.
 
-A network learns that a granule turned is a granule from turned examples, one filter for each way that it may lie; with
-few cells that is most of what there is to learn. Here each filter comes in its four quarter turns, so that a turned
+A network learns that a granule turned is a granule from turned examples, one filter for each way that it may lie. Here
+each filter comes in its four quarter turns, so that a turned
 image gives turned activations, and features that are pooled over place and turn do not change at all. The work is that
 of an ordinary convolution with as many channels, from a quarter of the parameters. Any other angle stays for
 augmentation, as do mirrored cells.
@@ -10,16 +10,11 @@ Channels are [filter, turn], flattened: 4·F for F filters. Activations turn exa
 side must be even, or its stride 1.
 """
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wbc_common.norm_pool import can_fuse, norm_pool_relu
-
 TURNS = 4
-_FILTERS = (4, 8, 16, 32, 96)
 _MOST_GROUPS = 8
 
 
@@ -66,38 +61,9 @@ class P4Norm(nn.GroupNorm):
         return self.weight.repeat_interleave(TURNS), self.bias.repeat_interleave(TURNS)
 
 
-class _Block(nn.Module):
-    """p4 convolution, norm, a 2 × 2 max pool where `pool` is set, and ReLU."""
+class OverTurns(nn.Module):
+    """[B, 2·4·F], a mean and a maximum over place of each channel, → [B, 2·F], those over place and turn."""
 
-    def __init__(self, convolution: P4Convolution, *, pool: bool) -> None:
-        super().__init__()
-        self.convolution = convolution
-        self.norm = P4Norm(convolution.out_channels)
-        self.pool = pool
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.convolution(x)
-        if can_fuse(y, pool=self.pool):
-            norm = self.norm
-            return norm_pool_relu(y, *norm.spread(), groups=norm.num_groups, eps=norm.eps, pool=self.pool)
-        y = self.norm(y)
-        return F.relu(F.max_pool2d(y, 2) if self.pool else y)
-
-
-class _MeanAndMax(nn.Module):
-    """[B, 4·F, H, W] → [B, 2·F]: how much of a pattern there is, and whether it is there at all, turned in any way."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.float()
-        mean, most = (over_place.view(len(x), -1, TURNS) for over_place in (x.mean(dim=(2, 3)), x.amax(dim=(2, 3))))
+    def forward(self, pooled: Tensor) -> Tensor:
+        mean, most = pooled.view(len(pooled), 2, -1, TURNS).unbind(dim=1)
         return torch.cat([mean.mean(dim=2), most.amax(dim=2)], dim=1)
-
-
-def p4_backbone() -> tuple[nn.Module, int]:
-    """The backbone `p4cnn-small` and how many features it gives: the same for an image and its quarter turns."""
-    lifting = P4Convolution(3, _FILTERS[0], kernel=6, stride=2, lifting=True)
-    layers = [_Block(lifting, pool=False)]
-    for filters_in, filters in pairwise(_FILTERS):
-        convolution = P4Convolution(TURNS * filters_in, filters, kernel=3, stride=1, lifting=False)
-        layers.append(_Block(convolution, pool=filters != _FILTERS[-1]))
-    return nn.Sequential(*layers, _MeanAndMax()), 2 * _FILTERS[-1]
