@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from wbc_common.cells import REGISTRIES
+from wbc_common.head_rows import HeadRows
 from wbc_common.study import StudyConfig
 from wbc_server.run_folder import RunFolder
 from wbc_simulations.experiment import DataSource, Experiment, PhantomClinic, plan_study
@@ -22,6 +24,11 @@ SETTINGS: dict[str, Any] = {
     "loss": {"alignment_weight": 0.1, "alignment_min_cells": 2, "alignment_warmup": 0.0},
     "evaluation": {"bootstrap_replicates": 20},
 }
+
+
+def rows(num_classes: int) -> HeadRows:
+    """A row for each of 5, 11 or 13 classes."""
+    return REGISTRIES[f"wbc{num_classes}"].head_rows(fine=False)
 
 
 def tiny_experiment(**settings: Any) -> Experiment:

@@ -12,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from wbc_common.errors import PolicyError
+from wbc_common.head_rows import HeadRows
 from wbc_common.models import build_model, model_arrays
 from wbc_common.study import ModelSettings, Role, StudyConfig
 from wbc_common.wire import CalibrationRequest, Task
@@ -39,7 +40,7 @@ def check_task(task: Task, study: StudyConfig, clinic: str) -> None:
         _check_measuring(task, study, study.role(clinic))
     if task.replicates > study.evaluation.bootstrap_replicates:
         raise _outside(f"{task.replicates} bootstrap draws", f"up to {study.evaluation.bootstrap_replicates}")
-    form = model_form(study.model, len(study.classes))
+    form = model_form(study.model, study.head_rows)
     if task.model is not None:
         _check_model(task.model, form)
     if task.stain is not None and study.training.augmentation != "federated-stain":
@@ -67,9 +68,9 @@ def _check_measuring(task: Task, study: StudyConfig, role: Role) -> None:
 
 
 @lru_cache(maxsize=8)
-def model_form(model: ModelSettings, num_classes: int) -> Form:
+def model_form(model: ModelSettings, rows: HeadRows) -> Form:
     """Names, shapes and types of the arrays of a plan's model."""
-    arrays = model_arrays(build_model(model, num_classes, seed=0))
+    arrays = model_arrays(build_model(model, rows, seed=0))
     return {name: (value.shape, value.dtype) for name, value in arrays.items()}
 
 

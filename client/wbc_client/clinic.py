@@ -39,7 +39,7 @@ class Clinic:
 
     def model(self, arrays: Arrays) -> Network:
         """The plan's network holding `arrays`, on this clinic's device."""
-        model = network_of(arrays, self.study.model, len(self.study.classes))
+        model = network_of(arrays, self.study.model, self.study.head_rows)
         in_place: Network = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return in_place
 

@@ -29,8 +29,8 @@ def predict(model: Network, images: Tensor, device: torch.device, *, precision: 
     """Logits float32 [N, C] on the CPU of images uint8 [N, 3, H, W]."""
     model.eval()
     with torch.inference_mode():
-        batches = [model.head(_features(model, batch, precision)).cpu() for batch in _batches(images, device)]
-    return torch.cat(batches) if batches else torch.empty(0, model.head.out_features)
+        batches = [model.classify(_features(model, batch, precision)).cpu() for batch in _batches(images, device)]
+    return torch.cat(batches) if batches else torch.empty(0, model.rows.num_classes)
 
 
 def all_features(model: Network, images: Tensor, device: torch.device, *, precision: Precision = "fp32") -> Tensor:
@@ -45,7 +45,7 @@ def all_features(model: Network, images: Tensor, device: torch.device, *, precis
 def sum_features(model: Network, cells: CellSet, device: torch.device, *, precision: Precision = "fp32") -> ClassSums:
     """S_{k,c} and n_{k,c} of a clinic's cells under a model: sums of unit-norm features [C, D] and counts [C]."""
     features = all_features(model, cells.images, device, precision=precision)
-    sums, counts = class_sums(features, cells.labels, model.head.out_features)
+    sums, counts = class_sums(features, cells.labels, model.rows.num_classes)
     return ClassSums(sums.numpy(), counts.numpy())
 
 

@@ -38,7 +38,7 @@ def fit_personal_head(
         stains=stains,
     )
     counts = torch.from_numpy(cells.class_counts()).to(model.head.weight.device, torch.float32)
-    fit_head(model, cells, course, study.loss, imbalance_of(counts, study.loss))
+    fit_head(model, cells, course, study.loss, imbalance_of(counts, study.loss, model.rows))
 
 
 def keep_head(model: Network, folder: Path, study: StudyConfig) -> None:

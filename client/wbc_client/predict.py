@@ -50,7 +50,7 @@ def load_model(path: Path) -> tuple[Network, StudyConfig]:
             f"{path} was made for other classes than those of {study.registry} today",
             remedy="use the wbc-fl version that made it",
         )
-    model = build_model(study.model, len(study.classes), seed=0)
+    model = build_model(study.model, study.head_rows, seed=0)
     try:
         model.load_state_dict(arrays)
     except RuntimeError as error:

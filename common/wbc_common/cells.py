@@ -17,6 +17,7 @@ from types import MappingProxyType
 
 from wbc_common.cell_words import WORDS
 from wbc_common.errors import DataError, SettingError
+from wbc_common.head_rows import NO_CLASS, HeadRows, one_row_a_class
 
 CLASSES_13 = (
     "basophil",
@@ -101,6 +102,13 @@ class Registry:
         if word not in self.meaning:
             raise DataError(_unknown_label(label, self), remedy=_LABEL_REMEDY)
         return self.meaning[word]
+
+    def head_rows(self, *, fine: bool) -> HeadRows:
+        """The rows of a network's head for these classes: a row a class, or a row for each of the 13."""
+        if not fine:
+            return one_row_a_class(self.classes)
+        classes = (self.meaning[name] for name in CLASSES_13)
+        return HeadRows(CLASSES_13, tuple(own[0] if own else NO_CLASS for own in classes), len(self))
 
     @property
     def digest(self) -> str:

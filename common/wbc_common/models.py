@@ -1,4 +1,4 @@
-"""The networks: a backbone that gives D features, and a linear head with one row per cell class.
+"""The networks: a backbone that gives D features, and a linear head whose rows name classes (`wbc_common.head_rows`).
 
 No backbone has BatchNorm (docs/method.md §4): its running statistics are wrong at the next clinic, break DP-SGD and are
 an attack on secure sums. `cnn-small` (0.3 M parameters, the default) halves the image in its stem and pools by maximum,
@@ -21,28 +21,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wbc_common.head_rows import HeadRows
 from wbc_common.norm_pool import can_fuse, norm_pool_relu
 from wbc_common.p4 import TURNS, OverTurns, P4Convolution, P4Norm
 from wbc_common.study import ModelSettings
 
-HEAD_KEYS = ("head.weight", "head.bias")
+HEAD_KEYS = WEIGHT_KEY, BIAS_KEY = "head.weight", "head.bias"
 _GROUPS = 8
 _SMALL_WIDTHS = (16, 32, 64, 128, 192)
 _P4_FILTERS = (4, 8, 16, 32, 96)
 
 
 def is_head(key: str) -> bool:
-    """Whether an array of a model holds one row per class (first axis C); all others belong to the backbone."""
+    """Whether an array of a model is the head's (first axis R, its rows); all others belong to the backbone."""
     return key in HEAD_KEYS
 
 
 class Network(nn.Module):
-    """Backbone and head. `forward` gives logits [B, C]; `features` the D numbers before the head."""
+    """Backbone and head. `forward` gives logits [B, C], `features` the D numbers before the head."""
 
-    def __init__(self, backbone: nn.Module, num_features: int, num_classes: int) -> None:
+    def __init__(self, backbone: nn.Module, num_features: int, rows: HeadRows) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = nn.Linear(num_features, num_classes)
+        self.head = nn.Linear(num_features, len(rows))
+        self.rows = rows
 
     def features(self, images: Tensor) -> Tensor:
         """Features [B, D] of normalised images [B, 3, H, W]."""
@@ -50,9 +52,20 @@ class Network(nn.Module):
         return features
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, C]."""
-        logits: Tensor = self.head(self.features(images))
-        return logits
+        """Logits [B, C] of normalised images [B, 3, H, W]."""
+        return self.classify(self.features(images))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits [B, C] of features [B, D]."""
+        logits: Tensor = self.head(features)
+        return logits if self.rows.are_classes else _class_logits(logits, self.rows)
+
+
+def _class_logits(logits: Tensor, rows: HeadRows) -> Tensor:
+    """[B, C] of rows' logits [B, R]: the log of a class's summed exponentials; rows of no class are left out."""
+    class_of = torch.tensor(rows.class_of, device=logits.device)
+    belongs = class_of == torch.arange(rows.num_classes, device=logits.device)[:, None]  # [C, R]
+    return logits[:, None].masked_fill(~belongs, -torch.inf).logsumexp(dim=2)
 
 
 class _ConvBlock(nn.Module):
@@ -146,27 +159,27 @@ _BACKBONES: Mapping[str, Callable[[], tuple[nn.Module, int]]] = {
 }
 
 
-def build_model(settings: ModelSettings, num_classes: int, seed: int) -> Network:
+def build_model(settings: ModelSettings, rows: HeadRows, seed: int) -> Network:
     """A network of the settings' backbone with seeded random weights; `wbc_common.weights` loads those they name."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _architecture(settings, num_classes)
+        return _architecture(settings, rows)
 
 
-def network_of(arrays: Mapping[str, np.ndarray], settings: ModelSettings, num_classes: int) -> Network:
+def network_of(arrays: Mapping[str, np.ndarray], settings: ModelSettings, rows: HeadRows) -> Network:
     """A network that holds copies of these arrays; names and shapes must be the architecture's.
 
     Draws no random number: a network is made for every task, and clinics may work side by side in one process.
     """
     with torch.device("meta"):
-        model = _architecture(settings, num_classes)
+        model = _architecture(settings, rows)
     model.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in arrays.items()}, assign=True)
     return model
 
 
-def _architecture(settings: ModelSettings, num_classes: int) -> Network:
+def _architecture(settings: ModelSettings, rows: HeadRows) -> Network:
     backbone, num_features = _BACKBONES[settings.backbone]()
-    return Network(backbone, num_features, num_classes)
+    return Network(backbone, num_features, rows)
 
 
 def model_arrays(model: nn.Module) -> dict[str, np.ndarray]:

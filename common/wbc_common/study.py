@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from wbc_common.cells import REGISTRIES, Registry, registry
 from wbc_common.errors import SettingError
+from wbc_common.head_rows import HeadRows
 from wbc_common.settings.loss import LossSettings
 from wbc_common.settings.participation import ParticipationSettings
 from wbc_common.settings.personal import PersonalSettings
@@ -121,11 +122,13 @@ class ModelSettings(Settings):
 
     `weights` is `phantom` (the backbone shipped with the package, trained on in-silico cells only), `none` (random),
     a local .safetensors/.pth file, or a torchvision weights name. Left out, it is `phantom` for the backbones that we
-    ship one for, as a hospital may have no way to download any, and `none` for others.
+    ship one for, as a hospital may have no way to download any, and `none` for others. `fine_classes` keeps a row of
+    the head for each of the 13 classes whatever the registry (`wbc_common.head_rows`); without it a class has one row.
     """
 
     backbone: Literal["cnn-small", "p4cnn-small", "resnet18", "convnext-tiny", "convnext-small"] = "cnn-small"
     weights: str = "phantom"
+    fine_classes: bool = True
 
     @model_validator(mode="before")
     @classmethod
@@ -195,6 +198,11 @@ class StudyConfig(Settings):
     def classes(self) -> Registry:
         """The class registry."""
         return registry(self.registry)
+
+    @property
+    def head_rows(self) -> HeadRows:
+        """The rows of the network's head."""
+        return self.classes.head_rows(fine=self.model.fine_classes)
 
     @property
     def hash(self) -> str:

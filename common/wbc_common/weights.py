@@ -5,10 +5,10 @@ GroupNorm. Its convolutions are taken over as they are; its running means and va
 dropped; its norm scales and shifts belong to BatchNorm's statistics and are left at GroupNorm's own start (1 and 0).
 Such a network is a warm start to be trained further: it does not have the accuracy printed for the published one.
 
-A safetensors file that names its classes in its metadata (ours do) gives its head too: a class of the study starts from
-the mean of the rows of the file's classes that are this class. Fine-tuning from a new head distorts what the backbone
-knew, and so does worse on other domains (Kumar et al., ICLR 2022). Where the file says how its images were prepared,
-and the study prepares its own otherwise, a warning says so.
+A safetensors file that names its head's rows in its metadata (ours do) gives its head too: a row of the study's head
+(`wbc_common.head_rows`) starts from the file's row of that name, or the mean of those that it stands for. Fine-tuning
+from a new head distorts what the backbone knew, and so does worse on other domains (Kumar et al., ICLR 2022). Where the
+file says how its images were prepared, and the study prepares its own otherwise, a warning says so.
 """
 
 import json
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from wbc_common.cells import registry_of
 from wbc_common.errors import DataError, SettingError
-from wbc_common.models import HEAD_KEYS, Network
+from wbc_common.models import BIAS_KEY, HEAD_KEYS, WEIGHT_KEY, Network
 from wbc_common.study import ImageSettings, ModelSettings
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,8 @@ _UNREADABLE = (
     struct.error,
     ValueError,
 )
-CLASSES_KEY = "classes"  # of a file's metadata: its head rows' classes, joined by commas
+CLASSES_KEY = "classes"  # of a file's metadata: its classes, joined by commas
+ROWS_KEY = "head-rows"  # likewise: what its head's rows name, where these are not its classes
 IMAGES_KEY = "images"  # likewise: how the images were prepared that it was trained on, as JSON
 _PREPARATION = ("white_balance", "framing", "nuclear_stain")
 PHANTOM_FOLDER = Path(__file__).parent / "pretrained"
@@ -204,8 +205,8 @@ def _read_published(settings: ModelSettings) -> Mapping[str, Tensor]:
 
 
 def _named_classes(told: Mapping[str, str]) -> list[str]:
-    """The classes of the file's head rows, in order, as its metadata name them; none where it does not say."""
-    return [name for name in told.get(CLASSES_KEY, "").split(",") if name]
+    """What the file's head rows name, in order, as its metadata say; none where it does not say."""
+    return [name for name in told.get(ROWS_KEY, told.get(CLASSES_KEY, "")).split(",") if name]
 
 
 def _warn_of_other_images(settings: ModelSettings, told: Mapping[str, str], images: ImageSettings) -> None:
@@ -237,16 +238,23 @@ def _metadata(path: Path | None) -> dict[str, str]:
 
 
 def _head_rows(source: Mapping[str, Tensor], named: list[str], target: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The head's arrays with a row for each class of the study that the file knows; nothing where it fits none."""
+    """The head's arrays with those rows from the file whose names it knows; nothing where it fits none."""
     found = {key: target[key].clone() for key in HEAD_KEYS}
     classes = registry_of(len(found[HEAD_KEYS[0]]))
     fits = all(key in source and source[key].shape == (len(named), *rows.shape[1:]) for key, rows in found.items())
     if classes is None or not fits:
         return {}
     for own in range(len(classes)):
-        places = [place for place, name in enumerate(named) if classes.meaning.get(name) == (own,)]
-        for key in HEAD_KEYS if places else ():
-            found[key][own] = source[key][places].float().mean(dim=0)
+        known = [(place, classes.meaning.get(name, ())) for place, name in enumerate(named)]
+        exact = [place for place, meaning in known if meaning == (own,)]
+        coarse = [(place, len(meaning)) for place, meaning in known if own in meaning]
+        if exact:
+            for key in HEAD_KEYS:
+                found[key][own] = source[key][exact].float().mean(dim=0)
+        elif coarse:  # a file of coarser classes: each of a class's rows has its share of the class's probability
+            place, num_rows = coarse[0]
+            found[WEIGHT_KEY][own] = source[WEIGHT_KEY][place].float()
+            found[BIAS_KEY][own] = source[BIAS_KEY][place].float() - math.log(num_rows)
     return found
 
 

@@ -139,6 +139,6 @@ def _with_validation(sent: dict[str, dict[str, int]], fitted: Fitted | None) -> 
 
 def initial_model(study: StudyConfig) -> Arrays:
     """The model before round 1: seeded by the study, or the weights it names."""
-    model = build_model(study.model, len(study.classes), derive_seed(study.seed, "model"))
+    model = build_model(study.model, study.head_rows, derive_seed(study.seed, "model"))
     load_initial_weights(model, study.model, study.images)
     return model_arrays(model)

@@ -43,7 +43,7 @@ def for_prediction(model: Arrays, study: StudyConfig, class_counts: NDArray[np.f
         return model
     offset = study.evaluation.prediction_tau * np.log(target_prior(study, class_counts))
     bias = model["head.bias"]
-    return {**model, "head.bias": (bias + offset).astype(bias.dtype)}
+    return {**model, "head.bias": (bias + study.head_rows.repeated(offset)).astype(bias.dtype)}
 
 
 def target_prior(study: StudyConfig, class_counts: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -64,12 +64,13 @@ def source_prior(study: StudyConfig, class_counts: NDArray[np.float64]) -> NDArr
     """The case mix [C] that the exported model's posteriors assume, for the prior-shift correction on site.
 
     A loss adjusted by τ·log π leaves logits that assume π^(1−τ): equal shares at τ = 1, the training federation's at
-    τ = 0, as every other loss does. `prediction_prior` tilts that by π_target to the power of its own strength.
+    τ = 0, as every other loss does. It is the prior of a row of the head: a class of m rows, of π_c/m each, has m^τ
+    more. `prediction_prior` tilts that by π_target to the power of its own strength.
     """
     num_classes, kappa = len(class_counts), study.loss.kappa
     training = (class_counts + kappa / num_classes) / (class_counts.sum() + kappa)
     tau = study.loss.tau if study.loss.classification == "logit-adjusted" else 0.0
-    assumed: NDArray[np.float64] = training ** (1 - tau)
+    assumed: NDArray[np.float64] = training ** (1 - tau) * study.head_rows.per_class**tau
     if study.evaluation.prediction_prior != "balanced":
         assumed = assumed * target_prior(study, class_counts) ** study.evaluation.prediction_tau
     return np.asarray(assumed / assumed.sum())

@@ -26,7 +26,7 @@ def check_privacy(study: StudyConfig, training_counts: Mapping[str, NDArray[np.f
     """
     if study.privacy.mode == "none":
         return
-    check_backbone(build_model(study.model, len(study.classes), seed=0).train(), study.model.backbone)
+    check_backbone(build_model(study.model, study.head_rows, seed=0).train(), study.model.backbone)
     for clinic, counts in training_counts.items():
         check_delta(study.privacy, round(float(counts.sum())), clinic)
 

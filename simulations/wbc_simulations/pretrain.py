@@ -124,7 +124,7 @@ def pretrain(
     study, device = recipe.study(), choose_device("auto")
     cells = recipe.phantoms(recipe.seed, recipe.cells, on_rendered)
     training_cells = cells.part("train")
-    model = build_model(study.model, len(study.classes), derive_seed(recipe.seed, "pretrain")).to(device)
+    model = build_model(study.model, study.head_rows, derive_seed(recipe.seed, "pretrain")).to(device)
     for epoch in range(1, recipe.epochs + 1):
         losses = train_locally(model, training_cells, study, clinic="phantom", round_number=epoch, sums=None)
         on_epoch(epoch, losses["loss"])

@@ -25,6 +25,7 @@ from wbc_client.site import DataSettings, Site
 from wbc_client.training.augmentation import augment
 from wbc_common.appearance import normalise
 from wbc_common.confusion import Interval, balanced_accuracy, draw_seeds, over_drawn_seeds, percentile_interval
+from wbc_common.head_rows import one_row_a_class
 from wbc_common.models import Network, build_model
 from wbc_common.seeds import derive_seed, numpy_generator, torch_generator
 from wbc_common.study import ModelSettings, StudyConfig
@@ -164,7 +165,7 @@ def _tested(groups: NDArray[np.int64], generator: np.random.Generator) -> NDArra
 
 def _train(images: torch.Tensor, is_other: torch.Tensor, seed: int) -> Network:
     """The small network from random weights on two classes, images uint8 [N, 3, H, W] and labels int64 [N]."""
-    model = build_model(ModelSettings(), 2, derive_seed(seed, "told apart")).train()
+    model = build_model(ModelSettings(), one_row_a_class(("own", "other")), derive_seed(seed, "told apart")).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, fused=True)
     generator = torch_generator(seed, "told apart")
     for _ in range(_EPOCHS):

@@ -23,6 +23,8 @@ import torch
 from flwr.app import ArrayRecord, RecordDict
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
+from wbc_common.cells import CLASSES_11
+from wbc_common.head_rows import one_row_a_class
 from wbc_common.memory import keep_freed_memory
 from wbc_common.models import build_model, model_arrays
 from wbc_common.study import AggregationSettings, ModelSettings, UpdatePrecision
@@ -52,7 +54,7 @@ def main() -> None:
     arguments = parse_arguments()
     if not arguments.fresh_memory:
         keep_freed_memory()
-    model = model_arrays(build_model(ModelSettings(backbone=arguments.backbone), NUM_CLASSES, seed=0))
+    model = model_arrays(build_model(ModelSettings(backbone=arguments.backbone), one_row_a_class(CLASSES_11), seed=0))
     counts = np.random.default_rng(0).integers(1, 100, size=(arguments.distinct, NUM_CLASSES)).astype(np.float64)
     distinct = [an_update(model, row, seed, arguments.precision) for seed, row in enumerate(counts)]
     order = np.arange(arguments.updates) % arguments.distinct

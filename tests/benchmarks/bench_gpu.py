@@ -71,7 +71,7 @@ def ways_of(backbone: str, device: torch.device, steps: int) -> dict[str, Way]:
         return parse_study({**values, **tables}, "bench")
 
     def model(plan: StudyConfig) -> Network:
-        built = build_model(plan.model, CLASSES, seed=0)
+        built = build_model(plan.model, plan.head_rows, seed=0)
         return built.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     def ours(precision: str) -> Way:

@@ -19,6 +19,8 @@ from wbc_client.precision import computing_in
 from wbc_client.training.augmentation import augment
 from wbc_client.training.course import build_optimizer
 from wbc_common.appearance import normalise
+from wbc_common.cells import CLASSES_13
+from wbc_common.head_rows import one_row_a_class
 from wbc_common.models import Network, build_model
 from wbc_common.p4 import P4Convolution
 from wbc_common.study import ModelSettings, TrainingSettings
@@ -50,7 +52,7 @@ def parts_of(precision: str, backbone: str) -> dict[str, Part]:
     """A whole step, and parts of it."""
     settings = TrainingSettings(precision=precision)
     model = build_model(
-        ModelSettings.model_validate({"backbone": backbone, "weights": "none"}), NUM_CLASSES, seed=0
+        ModelSettings.model_validate({"backbone": backbone, "weights": "none"}), one_row_a_class(CLASSES_13), seed=0
     ).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(model, settings, settings.learning_rate)
     generator = torch.Generator().manual_seed(0)

@@ -56,7 +56,7 @@ def floor(clinics: Path, layout: str) -> dict[str, object]:
     """Train on all clinics for all rounds; seconds of each round and the mean loss of the last."""
     study = read_study(clinics.parent / "study.toml")
     cells = {name: open_clinic(clinics / f"{name}.toml").cells.part("train") for name in sorted(study.clinics.train)}
-    model = build_model(study.model, len(study.classes), derive_seed(study.seed, "model"))
+    model = build_model(study.model, study.head_rows, derive_seed(study.seed, "model"))
     model = model.to(memory_format=_LAYOUTS[layout])
     seconds, loss = [], 0.0
     for number in range(1, study.rounds + 1):

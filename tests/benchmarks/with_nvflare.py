@@ -42,7 +42,7 @@ class Classifier(torch.nn.Module):
     def __init__(self, study: str) -> None:
         super().__init__()
         config = read_study(Path(study))
-        self.network = build_model(config.model, len(config.classes), derive_seed(config.seed, "model"))
+        self.network = build_model(config.model, config.head_rows, derive_seed(config.seed, "model"))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits [B, C] of images [B, 3, H, W]."""

@@ -107,7 +107,7 @@ def run(clinics: Path) -> dict[str, object]:
     study = read_study(clinics.parent / "study.toml")
     names = sorted(study.clinics.train)
     cells = {name: open_clinic(clinics / f"{name}.toml").cells.part("train") for name in names}
-    network = Classifier(build_model(study.model, len(study.classes), derive_seed(study.seed, "model")))
+    network = Classifier(build_model(study.model, study.head_rows, derive_seed(study.seed, "model")))
     model = Unmeasured(network, torch.optim.AdamW, torch.optim.SGD(network.parameters(), lr=1.0))
     data = FederatedDataset(
         lambda name: Dataset([cells[name].images, cells[name].labels], user_id=name),

@@ -25,7 +25,7 @@ FEATURES = 384
 
 
 def arrays() -> Arrays:
-    return model_arrays(build_model(STUDY.model, len(STUDY.classes), seed=1))
+    return model_arrays(build_model(STUDY.model, STUDY.head_rows, seed=1))
 
 
 def totals(features: int = FEATURES, count: float = 1.0) -> ClassSums:
@@ -36,7 +36,7 @@ TASK = Task("train", STUDY.hash, 3, arrays(), totals())
 MEASURING = Task("evaluate", STUDY.hash, 3, arrays(), split="test", replicates=10, averaged=True)
 HELD_OUT = replace(MEASURING, split="all")
 SHIFTED = STUDY.model_copy(update={"evaluation": STUDY.evaluation.model_copy(update={"prediction_prior": "training"})})
-BIAS = np.zeros(5, np.float32)
+BIAS = np.zeros(13, np.float32)
 
 
 def without(key: str) -> Arrays:
@@ -74,8 +74,8 @@ def test_what_the_plan_foresees_passes() -> None:
         (replace(TASK, model=without("head.bias")), "head.bias"),
         (replace(TASK, model={**arrays(), "more": np.zeros(1, np.float32)}), "more"),
         (replace(TASK, model=changed(np.zeros(6, np.float32))), "head.bias"),
-        (replace(TASK, model=changed(np.zeros(5, np.float64))), "float64"),
-        (replace(TASK, model=changed(np.full(5, np.nan, np.float32))), "not finite"),
+        (replace(TASK, model=changed(np.zeros(13, np.float64))), "float64"),
+        (replace(TASK, model=changed(np.full(13, np.nan, np.float32))), "not finite"),
         (replace(TASK, totals=totals(features=3)), "class sums of shape"),
         (replace(TASK, totals=totals(count=-1.0)), "below 0"),
         (replace(TASK, totals=totals(count=np.inf)), "not finite"),

@@ -46,7 +46,7 @@ def test_prototypes_are_the_means_of_each_domain_and_class() -> None:
 
 
 def trained(study: StudyConfig) -> tuple[dict[str, float], Arrays]:
-    model = build_model(study.model, 5, seed=0)
+    model = build_model(study.model, study.head_rows, seed=0)
     losses = train_boda(model, cells(), study, clinic="pooled", round_number=1)
     return losses, model_arrays(model)
 
@@ -66,4 +66,10 @@ def test_the_plan_says_what_it_computes_in() -> None:
 
 def test_cells_that_do_not_say_their_domain_are_refused() -> None:
     with pytest.raises(DataError, match="needs cells that say their domain"):
-        train_boda(build_model(plan().model, 5, seed=0), cells(domains=False), plan(), clinic="a", round_number=1)
+        train_boda(
+            build_model(plan().model, plan().head_rows, seed=0),
+            cells(domains=False),
+            plan(),
+            clinic="a",
+            round_number=1,
+        )

@@ -60,7 +60,7 @@ def cells(num: int = 200) -> CellSet:
 
 
 def model_on(device: torch.device, study: StudyConfig) -> Network:
-    model = build_model(study.model, 5, seed=0)
+    model = build_model(study.model, study.head_rows, seed=0)
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 

@@ -113,7 +113,7 @@ def test_an_update_that_is_not_finite_spoils_no_later_one(east: Clinic) -> None:
 
 
 def test_training_sends_in_the_precision_of_the_plan(east: Clinic) -> None:
-    model = model_arrays(build_model(east.study.model, len(east.study.classes), seed=0))
+    model = model_arrays(build_model(east.study.model, east.study.head_rows, seed=0))
     reply = perform(east, Task("train", east.study.hash, 1, model))
     assert isinstance(reply, RoundReply)
     assert reply.update.sent_as == "int8"

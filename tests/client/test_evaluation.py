@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from studies import rows
 from wbc_client.dataset.cell_set import CellSet
 from wbc_client.evaluation.counting import evaluate
 from wbc_client.features import predict
@@ -22,7 +23,7 @@ def cells(num: int = 30) -> CellSet:
 
 
 def test_the_counts_are_those_of_a_plain_loop() -> None:
-    model, data = build_model(ModelSettings(), 5, seed=0), cells()
+    model, data = build_model(ModelSettings(), rows(5), seed=0), cells()
     found = evaluate(model, data, CPU, replicates=0, draw_seed=1)
     expected, coarse = np.zeros((5, 5), dtype=int), [0, 0]
     for logits, allowed in zip(predict(model, data.images, CPU), data.allowed, strict=True):
@@ -39,7 +40,7 @@ def test_the_counts_are_those_of_a_plain_loop() -> None:
 def test_two_models_are_measured_on_the_same_drawn_patients() -> None:
     data = cells()
     draws = [
-        evaluate(build_model(ModelSettings(), 5, seed=seed), data, CPU, replicates=7, draw_seed=1).replicates
+        evaluate(build_model(ModelSettings(), rows(5), seed=seed), data, CPU, replicates=7, draw_seed=1).replicates
         for seed in (0, 1)
     ]
     assert draws[0].shape == (7, 5, 5)
@@ -48,7 +49,7 @@ def test_two_models_are_measured_on_the_same_drawn_patients() -> None:
 
 def test_no_cell_gives_counts_of_zero() -> None:
     empty = cells().part("test")
-    found = evaluate(build_model(ModelSettings(), 5, seed=0), empty, CPU, replicates=3, draw_seed=1)
+    found = evaluate(build_model(ModelSettings(), rows(5), seed=0), empty, CPU, replicates=3, draw_seed=1)
     assert found.confusion.sum() == 0
     assert found.replicates.shape == (3, 5, 5)
     assert found.coarse.tolist() == [0, 0]

@@ -17,6 +17,7 @@ def plan(**training: object) -> StudyConfig:
         "rounds": 4,
         "clinics": {"train": ["a", "b"]},
         "images": {"size_px": 16},
+        "model": {"fine_classes": False},
         "training": {"local_epochs": 2, "batch_size": 8, "head_only_rounds": 2, **training},
     }
     return parse_study(values, "toy")
@@ -30,7 +31,7 @@ def cells(labels: list[int]) -> CellSet:
 
 
 def test_only_head_rows_leave_and_the_backbone_keeps_its_bits() -> None:
-    model = build_model(plan().model, 5, seed=0)
+    model = build_model(plan().model, plan().head_rows, seed=0)
     before = model_arrays(model)
     train_head(model, cells([0] * 20 + [1] * 4), plan(), clinic="a", round_number=3)
     delta = changes(model, before)
@@ -44,7 +45,7 @@ def test_only_head_rows_leave_and_the_backbone_keeps_its_bits() -> None:
 
 
 def trained_head(found: CellSet, **training: object) -> np.ndarray:
-    model = build_model(plan().model, 5, seed=0)
+    model = build_model(plan().model, plan().head_rows, seed=0)
     load_initial_weights(model, plan().model, plan().images)
     train_head(model, found, plan(**training), clinic="a", round_number=3)
     return model_arrays(model)["head.weight"]

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from wbc_client.losses import imbalance_of
+from wbc_common.cells import registry
 from wbc_common.study import LossSettings
 
 COUNTS = [90.0, 16.0, 1.0]
@@ -147,3 +148,21 @@ def test_the_gradient_of_each_loss_is_right(kind: str) -> None:
     allowed = torch.tensor([[True, True, False], [False, False, True], [True, False, False]])
     scores = logits()[:3].requires_grad_()
     assert torch.autograd.gradcheck(lambda x: loss(x, allowed), (scores,))
+
+
+def test_a_class_of_several_rows_is_a_coarse_label_of_them() -> None:
+    """13 rows for five classes give the loss of coarse labels among thirteen, whose cells count in shares."""
+    rows = registry("wbc5").head_rows(fine=True)
+    scores = torch.randn(6, 13, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    classes = torch.tensor([0, 1, 2, 3, 4, 0])
+    counts = torch.tensor([20.0, 8, 3, 2, 0], dtype=torch.float64)
+    allowed = torch.nn.functional.one_hot(classes, 5).bool()
+    of_rows = torch.tensor([[own == int(label) for own in rows.class_of] for label in classes])
+    shares = torch.tensor([0, 2.0, 0, 0, 0, 0, 0, 10, 10, 3, 4, 4, 0], dtype=torch.float64)
+    for kind in ("logit-adjusted", "cross-entropy", "focal", "class-balanced", "ldam", "fedlc"):
+        settings = LossSettings(classification=kind)  # type: ignore[arg-type]
+        found = imbalance_of(counts, settings, rows)(scores, allowed)
+        assert found.item() == pytest.approx(imbalance_of(shares, settings)(scores, of_rows).item(), rel=1e-12)
+    assert imbalance_of(counts, LossSettings(), rows)(scores, allowed) != imbalance_of(
+        counts, LossSettings(classification="cross-entropy"), rows
+    )(scores, allowed)

@@ -34,20 +34,20 @@ def cells(num: int = 24) -> CellSet:
 
 
 def fitted() -> Network:
-    model = build_model(plan().model, 5, seed=0)
+    model = build_model(plan().model, plan().head_rows, seed=0)
     fit_personal_head(model, cells(), plan(), clinic="a", stains=None)
     return model
 
 
 def test_the_head_learns_and_the_backbone_keeps_its_bits() -> None:
-    before, model = model_arrays(build_model(plan().model, 5, seed=0)), fitted()
+    before, model = model_arrays(build_model(plan().model, plan().head_rows, seed=0)), fitted()
     assert (predict(model, cells().images, torch.device("cpu")).argmax(dim=1) == cells().labels).all()
     for key, value in model_arrays(model).items():
         assert np.array_equal(value, before[key]) == (key not in HEAD_KEYS)
 
 
 def test_a_kept_head_gives_the_same_predictions_in_a_fresh_copy_of_the_model(tmp_path: Path) -> None:
-    model, fresh = fitted(), build_model(plan().model, 5, seed=0)
+    model, fresh = fitted(), build_model(plan().model, plan().head_rows, seed=0)
     keep_head(model, tmp_path, plan())
     put_head(fresh, tmp_path / HEAD_NAME, plan())
     assert all(np.array_equal(value, model_arrays(model)[key]) for key, value in model_arrays(fresh).items())

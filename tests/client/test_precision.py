@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from studies import rows
 from wbc_client.device import as_input
 from wbc_client.features import predict
 from wbc_client.precision import computing_in, has_native_bf16, resolve_precision
@@ -36,7 +37,7 @@ def test_auto_on_a_gpu_asks_for_bf16_that_is_not_emulated(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("backbone", ["cnn-small", "p4cnn-small", "resnet18"])
 def test_in_bf16_convolutions_are_rounded_and_norms_are_not(backbone: str) -> None:
-    model = build_model(ModelSettings(backbone=backbone), 5, seed=0)  # type: ignore[arg-type]
+    model = build_model(ModelSettings(backbone=backbone), rows(5), seed=0)  # type: ignore[arg-type]
     seen: dict[type, set[torch.dtype]] = {torch.nn.Conv2d: set(), torch.nn.GroupNorm: set()}
     for kind, found in seen.items():
         for module in model.modules():
@@ -49,7 +50,7 @@ def test_in_bf16_convolutions_are_rounded_and_norms_are_not(backbone: str) -> No
 
 
 def test_predictions_in_bf16_are_fp32_numbers_near_those_of_fp32() -> None:
-    model = build_model(ModelSettings(), 5, seed=0)
+    model = build_model(ModelSettings(), rows(5), seed=0)
     images = torch.randint(0, 256, (70, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     exact, rounded = predict(model, images, CPU), predict(model, images, CPU, precision="bf16")
     assert rounded.dtype == torch.float32

@@ -22,7 +22,7 @@ def _study(**images: object) -> StudyConfig:
 
 
 def _classified(study: StudyConfig, path: Path, um_per_px: float | None = None) -> Prediction:
-    model = build_model(study.model, len(study.classes), seed=0).eval()
+    model = build_model(study.model, study.head_rows, seed=0).eval()
     return classify(model, study, [path], um_per_px)[0]
 
 
@@ -49,7 +49,9 @@ def test_a_model_of_a_field_in_micrometres_sees_that_field(noise: Path, tmp_path
 
 def _exported(folder: Path, **changes: str) -> Path:
     study, path = _study(), folder / "model.safetensors"
-    arrays = {key: value.numpy() for key, value in build_model(study.model, 5, seed=0).state_dict().items()}
+    arrays = {
+        key: value.numpy() for key, value in build_model(study.model, study.head_rows, seed=0).state_dict().items()
+    }
     metadata = {"study": study.model_dump_json(), "classes": ",".join(CLASSES_5), **changes}
     write_atomically(path, *arrays_as_file(arrays, metadata))
     return path
@@ -58,7 +60,7 @@ def _exported(folder: Path, **changes: str) -> Path:
 def test_an_exported_model_comes_back_with_its_study(tmp_path: Path) -> None:
     model, study = load_model(_exported(tmp_path, **{"registry-digest": "of a version that knew fewer words"}))
     assert study == _study()
-    assert model.head.weight.shape[0] == 5
+    assert model.head.weight.shape[0] == 13
 
 
 @pytest.mark.parametrize(

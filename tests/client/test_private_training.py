@@ -41,7 +41,7 @@ def cells(num: int = 12) -> CellSet:
 
 
 def train(study: StudyConfig, spending: Spending, num: int = 12, round_number: int = 1) -> Arrays:
-    model = build_model(study.model, 5, seed=0)
+    model = build_model(study.model, study.head_rows, seed=0)
     before = model_arrays(model)
     train_privately(model, cells(num), study, round_number=round_number, spending=spending)
     return changes(model, before)

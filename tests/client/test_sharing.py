@@ -26,7 +26,7 @@ def a_clinic(run: RunFolder, state: Path, name: str = "east", **loss: float) -> 
 
 
 def model_of(clinic: Clinic, seed: int = 0) -> Arrays:
-    return model_arrays(build_model(clinic.study.model, len(clinic.study.classes), seed=seed))
+    return model_arrays(build_model(clinic.study.model, clinic.study.head_rows, seed=seed))
 
 
 def test_class_sums_are_no_longer_than_their_counts_and_kept_as_they_were_told(

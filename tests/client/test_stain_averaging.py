@@ -2,6 +2,7 @@
 
 import torch
 
+from studies import rows
 from wbc_client.evaluation.stain_averaging import _placed, predict_averaged
 from wbc_client.features import predict
 from wbc_common.models import Network, build_model
@@ -11,7 +12,7 @@ CPU = torch.device("cpu")
 
 
 def model() -> Network:
-    return build_model(ModelSettings(), 5, seed=0)
+    return build_model(ModelSettings(), rows(5), seed=0)
 
 
 def pixels(number: int) -> torch.Tensor:

@@ -23,7 +23,7 @@ def clinic_of(run: RunFolder, name: str) -> Clinic:
 
 
 def model_of(clinic: Clinic) -> Arrays:
-    return model_arrays(build_model(clinic.study.model, len(clinic.study.classes), seed=0))
+    return model_arrays(build_model(clinic.study.model, clinic.study.head_rows, seed=0))
 
 
 def update_of(reply: Reply) -> Update:
@@ -74,7 +74,7 @@ def test_with_an_update_comes_how_the_received_model_does_and_the_untrained_one_
 
 def test_the_received_model_is_measured_with_the_bias_that_it_predicts_with(finished_run: RunFolder) -> None:
     east = clinic_of(finished_run, "east")
-    bias = np.array([0, 0, 0, 1e6, 0], np.float32)
+    bias = east.study.head_rows.repeated(np.array([0, 0, 0, 1e6, 0])).astype(np.float32)
     task = Task("train", east.study.hash, 2, model_of(east), prediction_bias=bias)
     reply = perform(east, task)
     assert isinstance(reply, RoundReply)

@@ -40,7 +40,7 @@ class Trained(NamedTuple):
 
 
 def train(plan: StudyConfig, *, clinic: str = "a", round_number: int = 1, num: int = 12) -> Trained:
-    model = build_model(plan.model, 5, seed=0)
+    model = build_model(plan.model, plan.head_rows, seed=0)
     before = model_arrays(model)
     losses = train_locally(model, toy_cells(num), plan, clinic=clinic, round_number=round_number, sums=None)
     return Trained(changes(model, before), losses)

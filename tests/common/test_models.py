@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from studies import rows
 from wbc_common.models import Network, build_model, is_head, model_arrays, network_of
 from wbc_common.study import ModelSettings
 
@@ -15,7 +16,7 @@ BACKBONES = pytest.mark.parametrize("backbone", list(NUM_FEATURES))
 
 
 def network(backbone: str, num_classes: int = 5, seed: int = 0) -> Network:
-    return build_model(ModelSettings(backbone=backbone), num_classes, seed)  # type: ignore[arg-type]
+    return build_model(ModelSettings(backbone=backbone), rows(num_classes), seed)  # type: ignore[arg-type]
 
 
 def images(number: int = 2, size_px: int = 32) -> torch.Tensor:
@@ -38,13 +39,13 @@ def test_no_norm_mixes_cells_and_there_are_no_running_statistics(backbone: str) 
 
 @BACKBONES
 def test_head_rows_are_one_per_class_and_the_backbone_knows_no_class(backbone: str) -> None:
-    five, seven = model_arrays(network(backbone, 5)), model_arrays(network(backbone, 7))
-    assert five.keys() == seven.keys()
+    five, eleven = model_arrays(network(backbone, 5)), model_arrays(network(backbone, 11))
+    assert five.keys() == eleven.keys()
     for key in five:
         if is_head(key):
-            assert (len(five[key]), len(seven[key])) == (5, 7)
+            assert (len(five[key]), len(eleven[key])) == (5, 11)
         else:
-            assert five[key].shape == seven[key].shape
+            assert five[key].shape == eleven[key].shape
     assert {key for key in five if is_head(key)} == {"head.weight", "head.bias"}
 
 
@@ -95,7 +96,7 @@ def test_arrays_of_another_network_are_refused(change: str) -> None:
     else:
         arrays["head.bias" if change == "shape" else "more"] = np.zeros(9, dtype=np.float32)
     with pytest.raises(RuntimeError):
-        network_of(arrays, ModelSettings(), 5)
+        network_of(arrays, ModelSettings(), rows(5))
 
 
 @pytest.mark.slow
@@ -128,9 +129,9 @@ def test_opacus_gradients_per_sample_equal_those_of_single_cells(backbone: str) 
 @BACKBONES
 def test_a_network_of_arrays_holds_them_and_leaves_the_random_numbers_alone(backbone: str) -> None:
     settings = ModelSettings(backbone=backbone)  # type: ignore[arg-type]
-    arrays = model_arrays(build_model(settings, 5, seed=3))
+    arrays = model_arrays(build_model(settings, rows(5), seed=3))
     state = torch.get_rng_state()
-    model = network_of(arrays, settings, 5)
+    model = network_of(arrays, settings, rows(5))
     assert torch.equal(torch.get_rng_state(), state)
     found = model_arrays(model)
     assert list(found) == list(arrays)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from studies import rows
 from wbc_common import compiled
 from wbc_common.models import build_model
 from wbc_common.norm_pool import SOURCE, can_fuse, norm_pool_relu
@@ -87,7 +88,7 @@ def test_only_bf16_on_one_thread_with_sides_that_a_pool_divides_is_taken(torch_t
 def test_the_small_networks_in_bf16_are_near_themselves_without_a_compiler(
     monkeypatch: pytest.MonkeyPatch, backbone: str
 ) -> None:
-    model = build_model(ModelSettings(backbone=backbone, weights="none"), 5, seed=0)  # type: ignore[arg-type]
+    model = build_model(ModelSettings(backbone=backbone, weights="none"), rows(5), seed=0)  # type: ignore[arg-type]
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         compiled_features = model.features(images)

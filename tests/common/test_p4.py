@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from studies import rows
 from wbc_common.models import Network, build_model
 from wbc_common.p4 import TURNS, P4Convolution, P4Norm
 from wbc_common.study import ModelSettings
@@ -15,7 +16,7 @@ def random(*shape: int) -> Tensor:
 
 
 def network(backbone: str = "p4cnn-small") -> Network:
-    return build_model(ModelSettings(backbone=backbone, weights="none"), 5, seed=0)  # type: ignore[arg-type]
+    return build_model(ModelSettings(backbone=backbone, weights="none"), rows(5), seed=0)  # type: ignore[arg-type]
 
 
 def quarter_turned(x: Tensor) -> Tensor:

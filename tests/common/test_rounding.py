@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flwr.app import ArrayRecord, RecordDict
 
+from studies import rows
 from wbc_common.errors import MessageError
 from wbc_common.models import build_model, model_arrays
 from wbc_common.study import ModelSettings
@@ -73,7 +74,7 @@ def test_an_update_is_read_as_it_was_rounded_and_says_how(precision: str) -> Non
 
 
 def test_an_update_in_int8_weighs_a_quarter_and_in_fp16_a_half() -> None:
-    model = model_arrays(build_model(ModelSettings(), 5, seed=0))
+    model = model_arrays(build_model(ModelSettings(), rows(5), seed=0))
     sizes = {}
     for precision in ("fp32", "fp16", "int8"):
         reply = RoundReply(replace(UPDATE, delta=model, sent_as=precision))  # type: ignore[arg-type]

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from wbc_common.cells import CLASSES_5, CLASSES_11, CLASSES_13
+from studies import rows
+from wbc_common.cells import CLASSES_5, CLASSES_11, CLASSES_13, REGISTRIES
 from wbc_common.errors import DataError, SettingError
 from wbc_common.models import Network, build_model
 from wbc_common.study import ImageSettings, ModelSettings
@@ -32,7 +33,7 @@ def published() -> State:
 
 
 def fresh(backbone: str = "resnet18") -> Network:
-    return build_model(ModelSettings(backbone=backbone), 5, seed=0)  # type: ignore[arg-type]
+    return build_model(ModelSettings(backbone=backbone), rows(5), seed=0)  # type: ignore[arg-type]
 
 
 def load(weights: object, backbone: str = "resnet18") -> tuple[Network, list[str]]:
@@ -70,7 +71,7 @@ def test_a_state_dict_inside_a_checkpoint_is_found(tmp_path: Path, published: St
 
 
 def test_our_own_network_loads_whole_norms_and_head_included(tmp_path: Path) -> None:
-    source = build_model(ModelSettings(), 5, seed=3)
+    source = build_model(ModelSettings(), rows(5), seed=3)
     save_file(source.state_dict(), tmp_path / "own.safetensors")
     model, loaded = load(tmp_path / "own.safetensors", "cnn-small")
     assert set(loaded) == set(source.state_dict())
@@ -78,7 +79,7 @@ def test_our_own_network_loads_whole_norms_and_head_included(tmp_path: Path) -> 
 
 
 def test_a_head_of_another_shape_that_names_no_class_is_left_at_random(tmp_path: Path) -> None:
-    source = build_model(ModelSettings(), 11, seed=3)
+    source = build_model(ModelSettings(), rows(11), seed=3)
     save_file(source.state_dict(), tmp_path / "eleven.safetensors")
     model, loaded = load(tmp_path / "eleven.safetensors", "cnn-small")
     assert "head.weight" not in loaded
@@ -88,9 +89,9 @@ def test_a_head_of_another_shape_that_names_no_class_is_left_at_random(tmp_path:
 
 
 def test_a_head_that_names_its_classes_gives_each_class_of_the_study_the_mean_of_its_rows(tmp_path: Path) -> None:
-    source = build_model(ModelSettings(), 13, seed=3)
-    rows = torch.arange(13.0)[:, None] + torch.zeros_like(source.head.weight)
-    state = source.state_dict() | {"head.weight": rows, "head.bias": torch.arange(13.0)}
+    source = build_model(ModelSettings(), rows(13), seed=3)
+    weight = torch.arange(13.0)[:, None] + torch.zeros_like(source.head.weight)
+    state = source.state_dict() | {"head.weight": weight, "head.bias": torch.arange(13.0)}
     save_file(state, tmp_path / "named.safetensors", metadata={"classes": ",".join(CLASSES_13)})
     model, loaded = load(tmp_path / "named.safetensors", "cnn-small")
     assert {"head.weight", "head.bias"} <= set(loaded)
@@ -100,9 +101,9 @@ def test_a_head_that_names_its_classes_gives_each_class_of_the_study_the_mean_of
 
 
 def test_a_class_that_the_file_does_not_know_starts_at_random(tmp_path: Path) -> None:
-    source = build_model(ModelSettings(), 5, seed=3)
+    source = build_model(ModelSettings(), rows(5), seed=3)
     save_file(source.state_dict(), tmp_path / "five.safetensors", metadata={"classes": ",".join(CLASSES_5)})
-    model = build_model(ModelSettings(), 11, seed=0)
+    model = build_model(ModelSettings(), rows(11), seed=0)
     start = model.state_dict()["head.weight"].clone()
     load_initial_weights(model, ModelSettings(weights=str(tmp_path / "five.safetensors")), ImageSettings())
     found = model.state_dict()["head.weight"]
@@ -113,7 +114,7 @@ def test_a_class_that_the_file_does_not_know_starts_at_random(tmp_path: Path) ->
 
 @pytest.mark.parametrize("damage", ["other rows", "no bias", "shorter bias"])
 def test_a_head_that_does_not_fit_its_classes_is_left_out(tmp_path: Path, damage: str) -> None:
-    state = build_model(ModelSettings(), 11 if damage == "other rows" else 13, seed=3).state_dict()
+    state = build_model(ModelSettings(), rows(11 if damage == "other rows" else 13), seed=3).state_dict()
     if damage == "no bias":
         del state["head.bias"]
     if damage == "shorter bias":
@@ -308,3 +309,25 @@ def test_weights_none_leave_a_network_as_it_is() -> None:
     model, loaded = load("none")
     assert loaded == []
     assert all(torch.equal(value, fresh().state_dict()[key]) for key, value in model.state_dict().items())
+
+
+def test_rows_of_a_class_take_a_coarser_files_row_with_their_share_of_its_probability(tmp_path: Path) -> None:
+    source = build_model(ModelSettings(), rows(5), seed=3).eval()
+    save_file(source.state_dict(), tmp_path / "five.safetensors", metadata={"classes": ",".join(CLASSES_5)})
+    fine = REGISTRIES["wbc5"].head_rows(fine=True)
+    model = build_model(ModelSettings(), fine, seed=0).eval()
+    load_initial_weights(model, ModelSettings(weights=str(tmp_path / "five.safetensors")), ImageSettings())
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), source(images))
+
+
+def test_a_model_of_fine_classes_starts_another_study_with_all_its_rows(tmp_path: Path) -> None:
+    fine = REGISTRIES["wbc5"].head_rows(fine=True)
+    source = build_model(ModelSettings(), fine, seed=3)
+    told = {"classes": ",".join(CLASSES_5), "head-rows": ",".join(fine.names)}
+    save_file(source.state_dict(), tmp_path / "fine.safetensors", metadata=told)
+    model = build_model(ModelSettings(), fine, seed=0)
+    load_initial_weights(model, ModelSettings(weights=str(tmp_path / "fine.safetensors")), ImageSettings())
+    assert torch.equal(model.head.weight, source.head.weight)
+    assert torch.equal(model.head.bias, source.head.bias)

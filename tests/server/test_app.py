@@ -9,7 +9,7 @@ import pytest
 from flwr.app import Message
 from safetensors.torch import load_file, save_file
 
-from studies import tiny_experiment
+from studies import rows, tiny_experiment
 from wbc_client.app import app as client_app
 from wbc_client.location import NODE_KEY
 from wbc_common.errors import ConnectionFailure
@@ -39,7 +39,7 @@ STUDY = parse_study(
 
 
 def test_the_first_model_has_the_weights_that_the_plan_names(tmp_path: Path) -> None:
-    source = build_model(ModelSettings(), 5, seed=3).state_dict()
+    source = build_model(ModelSettings(), rows(5), seed=3).state_dict()
     save_file(source, tmp_path / "w.safetensors")
     model = initial_model(plan_with({"weights": str(tmp_path / "w.safetensors")}))
     assert all(np.array_equal(value, source[key].numpy()) for key, value in model.items() if not is_head(key))

@@ -10,9 +10,9 @@ from wbc_server.prediction import check_counts, for_prediction, source_prior, ta
 COUNTS = np.array([700.0, 200, 100, 0, 0])
 
 
-def a_study(**evaluation: object) -> StudyConfig:
-    clinics = {"train": ["a", "b"]}
-    return parse_study({"name": "s", "clinics": clinics, "evaluation": evaluation}, "test")
+def a_study(*, fine: bool = False, **evaluation: object) -> StudyConfig:
+    clinics, model = {"train": ["a", "b"]}, {"fine_classes": fine}
+    return parse_study({"name": "s", "clinics": clinics, "model": model, "evaluation": evaluation}, "test")
 
 
 def a_model() -> dict[str, np.ndarray]:
@@ -50,17 +50,22 @@ def test_a_prior_without_a_cell_behind_it_is_refused_by_name() -> None:
 
 @pytest.mark.parametrize("tau", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("evaluation", [{}, {"prediction_prior": "training", "prediction_tau": 0.3}])
+@pytest.mark.parametrize("fine", [False, True])
 def test_posteriors_of_the_exported_model_are_those_under_the_source_prior(
-    tau: float, evaluation: dict[str, object]
+    tau: float, evaluation: dict[str, object], fine: bool
 ) -> None:
-    study = a_study(**evaluation)
+    study = a_study(fine=fine, **evaluation)
     study = study.model_copy(update={"loss": study.loss.model_copy(update={"tau": tau})})
+    rows = study.head_rows
     training = (COUNTS + 0.2) / 1001
     likelihood = np.array([0.1, 0.3, 0.2, 0.5, 0.4])  # p(x | y) of one image
-    # What a network reaches whose training loss adds τ·log π to its logits: log p(y | x) − τ·log π.
-    logits = np.log(training * likelihood) - tau * np.log(training)
-    model = {"head.bias": logits.astype(np.float64)}
-    predicted = np.exp(for_prediction(model, study, COUNTS)["head.bias"])
+    # What a network reaches whose training loss adds τ·log π of each row to its logits: log p(row | x) − τ·log π.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logits = np.log(rows.shared(training * likelihood)) - tau * np.log(rows.shared(training))
+    named = np.array(rows.class_of)
+    model = {"head.bias": np.where(named < 0, 0.0, logits)}
+    of_rows = np.exp(for_prediction(model, study, COUNTS)["head.bias"])
+    predicted = np.bincount(named[named >= 0], of_rows[named >= 0])
     under = source_prior(study, COUNTS) * likelihood
     np.testing.assert_allclose(predicted / predicted.sum(), under / under.sum())
 

@@ -38,7 +38,8 @@ Answer = Callable[[str, Task], Reply]
 def a_study(*, train: tuple[str, ...] = ("east", "north"), **tables: Any) -> StudyConfig:
     clinics = {"train": train, "held_out": sorted({"west"} - set(train))}
     aggregation = {"rule": "class-count-aware", "alpha": 1.0, "head_smoothing": 0.5}
-    values = {"name": "hand", "rounds": 2, "clinics": clinics, "aggregation": aggregation, **tables}
+    model = {"fine_classes": False}
+    values = {"name": "hand", "rounds": 2, "clinics": clinics, "model": model, "aggregation": aggregation, **tables}
     usual = {"loss": {"alignment_weight": 0.0}, "evaluation": {"selection": "best-validation"}}
     return parse_study({**usual, **values}, "test")
 
@@ -488,3 +489,26 @@ def test_the_tasks_of_a_round_share_one_copy_of_the_model(tmp_path: Path) -> Non
     assert len({id(model["backbone.weight"].data) for model in models}) == 1
     assert len({id(model["head.bias"].data) for model in models}) == 2  # the held-out clinic's is for the case mix
     assert np.shares_memory(strategy.model["head.weight"], np.frombuffer(models[0]["head.weight"].data, np.uint8))
+
+
+def test_rows_of_a_class_are_weighed_as_the_class_and_rows_of_none_stay(tmp_path: Path) -> None:
+    """The head's 13 rows of five classes: the two of a neutrophil (class 0) at 0.7, a lymphocyte's (1) at 0.2 of east's."""
+    study = a_study(model={"fine_classes": True})
+
+    def answer(clinic: str, task: Task) -> Reply:
+        moved = {"backbone.weight": 8.0, "head.weight": 10.0, "head.bias": 10.0}
+        delta = {key: np.full_like(value, moved[key] * (clinic == "east")) for key, value in fine_model().items()}
+        return RoundReply(Update(delta, np.array(COUNTS[clinic]), {"loss": 1.0}, num_cells=6, seconds=0.0))
+
+    def fine_model() -> Arrays:
+        return {**a_model(), "head.weight": np.ones((13, 2), np.float32), "head.bias": np.ones(13, np.float32)}
+
+    strategy = strategy_in(tmp_path, study)
+    strategy.take_up(fine_model())
+    messages = list(strategy.configure_train(1, ArrayRecord(), ConfigRecord(), grid_of(answer)))
+    strategy.aggregate_train(1, grid_of(answer).send_and_receive(messages))
+    expected = {0: 8.0, 1: 3.0}
+    assert strategy.model["head.bias"] == pytest.approx(
+        np.array([expected.get(own, 1.0) for own in study.head_rows.class_of])
+    )
+    assert strategy.model["backbone.weight"] == pytest.approx(np.full(3, 1 + 8 * 0.375))

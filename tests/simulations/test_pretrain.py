@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from studies import rows
 from wbc_client.dataset.cell_set import CellSet, joined
 from wbc_client.dataset.compact import read_compact
 from wbc_client.training.rehearsal import REHEARSAL_CELLS
@@ -85,7 +86,7 @@ def test_another_backbone_and_size_can_be_pretrained_and_taken_up(tmp_path: Path
     found = pretrain(recipe, lambda *_: None)
     save_weights(found.model, recipe.study(), tmp_path / "resnet18.safetensors")
     settings = ModelSettings(backbone="resnet18", weights=str(tmp_path / "resnet18.safetensors"))
-    started = build_model(settings, 13, seed=6)
+    started = build_model(settings, rows(13), seed=6)
     load_initial_weights(started, settings, recipe.images)
     for key, value in found.model.state_dict().items():
         torch.testing.assert_close(started.state_dict()[key], value, atol=2e-3, rtol=2e-3)
@@ -111,12 +112,12 @@ def test_a_place_where_weights_cannot_be_written_is_found_out_before_the_trainin
 
 
 def test_the_saved_network_is_half_precision_and_starts_a_study_of_other_classes(tmp_path: Path) -> None:
-    model = build_model(ModelSettings(), 13, seed=5)
+    model = build_model(ModelSettings(), rows(13), seed=5)
     path = tmp_path / "new" / "network.safetensors"
     save_weights(Pretrained(model, 0.5).model, Recipe().study(), path)
     saved = load_file(path)
     assert {value.dtype for value in saved.values()} == {torch.float16}
-    started = build_model(ModelSettings(), 5, seed=6)
+    started = build_model(ModelSettings(), rows(5), seed=6)
     load_initial_weights(started, ModelSettings(weights=str(path)), ImageSettings())
     for key, value in model.state_dict().items():
         if not is_head(key):
@@ -133,9 +134,11 @@ def test_weights_say_where_their_images_were_prepared_otherwise(
     study: dict[str, object], said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "network.safetensors"
-    save_weights(build_model(ModelSettings(), 13, seed=5), Recipe().study(), path)
+    save_weights(build_model(ModelSettings(), rows(13), seed=5), Recipe().study(), path)
     load_initial_weights(
-        build_model(ModelSettings(), 5, seed=6), ModelSettings(weights=str(path)), ImageSettings.model_validate(study)
+        build_model(ModelSettings(), rows(5), seed=6),
+        ModelSettings(weights=str(path)),
+        ImageSettings.model_validate(study),
     )
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == bool(said)
@@ -146,10 +149,10 @@ def test_weights_say_where_their_images_were_prepared_otherwise(
 def test_weights_that_say_of_their_images_what_nobody_understands_are_taken_without_a_word(
     told: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model, path = build_model(ModelSettings(), 13, seed=5), tmp_path / "network.safetensors"
+    model, path = build_model(ModelSettings(), rows(13), seed=5), tmp_path / "network.safetensors"
     save_file(model.state_dict(), path, {"images": told})
     assert load_initial_weights(
-        build_model(ModelSettings(), 13, seed=6), ModelSettings(weights=str(path)), ImageSettings()
+        build_model(ModelSettings(), rows(13), seed=6), ModelSettings(weights=str(path)), ImageSettings()
     )
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
 

@@ -11,15 +11,18 @@ With p(m) = Σ_{c allowed} softmax_c(s·(z + o − m·[c allowed])) the loss of 
 
 Counts are the clinic's own. Our deviations: a label may be coarse, so p is the probability of all classes it allows,
 each lowered by its own margin, and its weight is the mean of its classes' weights in the shares that the clinic holds.
+Where a class has several rows of the head (`wbc_common.head_rows`), all of the above is of rows in place of classes: a
+label allows all rows of its class, which have equal shares of its cells.
 LDAM's authors normalise features and head rows, so that their logits are cosines and s = 30; our head is a plain
 linear layer, whose logits need no scale, and s = 1 is the default. Weights have a mean of 1 over the classes present.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from wbc_client.losses.classification import prior_offset, surprise
+from wbc_common.head_rows import HeadRows
 from wbc_common.study import LossSettings
 
 # A class that the clinic has not: FedLC's margin τ·n^(−1/4) is then 100·τ, as in its authors' code.
@@ -37,6 +40,7 @@ class Imbalance:
         weight: w, float [C], of exact labels.
         shares: n_c, float [C], by which a coarse label's weight is the mean of its classes' weights.
         focus: γ.
+        class_of: int64 [R], the class of each row of the head, −1 for none; None where rows are classes.
     """
 
     offset: torch.Tensor | None = None
@@ -45,9 +49,12 @@ class Imbalance:
     weight: torch.Tensor | None = None
     shares: torch.Tensor | None = None
     focus: float = 0.0
+    class_of: torch.Tensor | None = None
 
     def __call__(self, logits: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
-        """The mean loss of a batch: `logits` float [B, C], `allowed` bool [B, C] with at least one True a row."""
+        """The mean loss of a batch: `logits` float [B, R] of the head's rows, `allowed` bool [B, C] with a True a cell."""
+        if self.class_of is not None:
+            allowed = allowed[:, self.class_of.clamp_min(0)] & (self.class_of >= 0)
         adjusted = logits if self.offset is None else logits + self.offset.to(logits)
         if self.margin is not None:
             adjusted = adjusted - self.margin.to(logits) * allowed
@@ -68,8 +75,22 @@ class Imbalance:
         return torch.where(total > 0, mean, 1.0)
 
 
-def imbalance_of(class_counts: torch.Tensor, settings: LossSettings) -> Imbalance:
-    """The plan's classification loss for a clinic's class counts, float [C]; a coarse cell counts in shares."""
+def imbalance_of(class_counts: torch.Tensor, settings: LossSettings, rows: HeadRows | None = None) -> Imbalance:
+    """The plan's classification loss for a clinic's class counts.
+
+    Args:
+        class_counts: float [C], on the device of the loss; a coarse cell counts in shares.
+        settings: the plan's `[loss]`.
+        rows: of the head; None for a row a class.
+    """
+    if rows is None or rows.are_classes:
+        return _of_counts(class_counts, settings)
+    counts = torch.from_numpy(rows.shared(class_counts.cpu().numpy())).to(class_counts)
+    class_of = torch.tensor(rows.class_of, device=class_counts.device)
+    return replace(_of_counts(counts, settings), class_of=class_of)
+
+
+def _of_counts(class_counts: torch.Tensor, settings: LossSettings) -> Imbalance:
     kind = settings.classification
     if kind == "focal":
         return Imbalance(focus=settings.focal_gamma)

@@ -34,7 +34,7 @@ class DomainAwareLoss:
         settings: the plan's weights, T and ν.
         classify: the plan's classification loss under this clinic's counts (`imbalance_of`).
         anchors: this clinic's (`anchors_from_sums`), or None where there are none, as in the warm-up.
-        frozen_head: weight [C, D] and bias [C] as received, for the guide; None switches it off.
+        frozen_head: weight [R, D] and bias [R] as received, for the guide; None switches it off.
     """
 
     settings: LossSettings
@@ -43,7 +43,7 @@ class DomainAwareLoss:
     frozen_head: tuple[torch.Tensor, torch.Tensor] | None
 
     def __call__(self, features: torch.Tensor, logits: torch.Tensor, allowed: torch.Tensor) -> LossTerms:
-        """The terms for `features` [B, D], `logits` [B, C] of the plain head and `allowed` bool [B, C]."""
+        """The terms for `features` [B, D], `logits` [B, R] of the head's rows and `allowed` bool [B, C]."""
         classification = self.classify(logits, allowed)
         alignment = self._alignment(features, allowed)
         guide = self._guide(features, allowed)

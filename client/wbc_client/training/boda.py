@@ -71,7 +71,8 @@ def prototypes(features: Tensor, labels: Tensor, domain: Tensor, num_classes: in
 def _paper_loss(model: Network, cells: CellSet, domain: Tensor, study: StudyConfig) -> BatchLoss:
     """L1 + w2·BoDA to the prototypes of the model as it is now."""
     device = model.head.weight.device
-    classify = imbalance_of(torch.from_numpy(cells.class_counts()).to(device, torch.float32), study.loss)
+    counts = torch.from_numpy(cells.class_counts()).to(device, torch.float32)
+    classify = imbalance_of(counts, study.loss, model.rows)
     precision = resolve_precision(study.training.precision, device)
     features_now = all_features(model, cells.images, device, precision=precision)
     anchors = prototypes(features_now, cells.labels, domain, cells.allowed.shape[1])

@@ -67,7 +67,7 @@ class Course:
 def take_course(model: Network, cells: TrainingCells, course: Course, loss: BatchLoss) -> dict[str, float]:
     """Train a model in place on N ≥ 1 cells; mean loss terms of the last epoch.
 
-    `loss` gets features float32 [B, D], logits [B, C] and the batch.
+    `loss` gets features float32 [B, D], logits [B, R] of the head's rows and the batch.
     """
     device = model.head.weight.device
     step = _gradient_step(model.train(), course, loss)

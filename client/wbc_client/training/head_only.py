@@ -43,7 +43,7 @@ def train_head(
     course = round_course(study, clinic=clinic, round_number=round_number, stains=stains)
     drawn = _drawn_counts(cells.class_counts()).to(model.head.weight.device)
     balanced = replace(course, draw=partial(balanced_draw, cells))
-    return fit_head(model, cells, balanced, study.loss, imbalance_of(drawn, study.loss))
+    return fit_head(model, cells, balanced, study.loss, imbalance_of(drawn, study.loss, model.rows))
 
 
 def fit_head(

@@ -49,7 +49,8 @@ def train_locally(
     if not study.training.rehearsal:
         return take_course(model, cells, course, lambda features, logits, batch: loss(features, logits, batch.allowed))
     generator = torch_generator(study.seed, "rehearsal", clinic, round_number)
-    return take_course(model, with_rehearsal(cells, study, generator), course, RehearsedLoss(loss, len(cells)))
+    both = with_rehearsal(cells, study, generator)
+    return take_course(model, both, course, RehearsedLoss(loss, len(cells), both.drawn_rows))
 
 
 def round_course(study: StudyConfig, *, clinic: str, round_number: int, stains: VirtualStains | None) -> Course:
@@ -86,7 +87,7 @@ def build_loss(model: Network, cells: CellSet, settings: LossSettings, sums: Sum
     head = (model.head.weight.detach().clone(), model.head.bias.detach().clone())
     return DomainAwareLoss(
         settings=settings,
-        classify=imbalance_of(counts, settings),
+        classify=imbalance_of(counts, settings, model.rows),
         anchors=_anchors(sums, settings, device),
         frozen_head=head,
     )

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from wbc_client.dataset.cell_set import CellSet
 from wbc_client.dataset.compact import read_compact
-from wbc_client.losses import LossTerms, exact_labels
+from wbc_client.losses import LossTerms
 from wbc_client.training.course import Batch
 from wbc_common.cells import registry
 from wbc_common.nuclear_stain import even_nuclear_stain
@@ -35,7 +35,7 @@ class WithRehearsal:
 
     Attributes:
         own: N ≥ 1 cells.
-        rehearsed: the in-silico cells that there are.
+        rehearsed: the in-silico cells that there are, labelled by the head's rows.
         drawn: int64 [M], places in `rehearsed`.
     """
 
@@ -47,18 +47,20 @@ class WithRehearsal:
         return len(self.own) + len(self.drawn)
 
     def take(self, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Images uint8 [B, 3, H, W] and allowed classes bool [B, C] of the cells at places int64 [B]."""
+        """Images uint8 [B, 3, H, W] and allowed classes bool [B, C], none for rehearsed cells, at places int64 [B]."""
         is_own = places < len(self.own)
         own_images, own_allowed = self.own.take(places[is_own])
-        images, allowed = self.rehearsed.take(self.drawn[places[~is_own] - len(self.own)])
-        return _woven(is_own, own_images, images), _woven(is_own, own_allowed, allowed)
+        images = own_images.new_empty((len(places), *own_images.shape[1:]))
+        images[is_own] = own_images
+        images[~is_own] = self.rehearsed.images[self.drawn[places[~is_own] - len(self.own)]]
+        allowed = own_allowed.new_zeros(len(places), own_allowed.shape[1])
+        allowed[is_own] = own_allowed
+        return images, allowed
 
-
-def _woven(is_first: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Rows of two tensors as one, in the order that a bool mask gives."""
-    both = first.new_empty((len(is_first), *first.shape[1:]))
-    both[is_first], both[~is_first] = first, second
-    return both
+    @property
+    def drawn_rows(self) -> Tensor:
+        """The head's row of each rehearsed cell, int64 [M]."""
+        return self.rehearsed.labels[self.drawn]
 
 
 def with_rehearsal(own: CellSet, study: StudyConfig, generator: torch.Generator) -> WithRehearsal:
@@ -72,12 +74,13 @@ def with_rehearsal(own: CellSet, study: StudyConfig, generator: torch.Generator)
 
 
 def cells_to_rehearse(study: StudyConfig) -> CellSet:
-    """The in-silico cells that a study's clinics rehearse, of all its classes.
+    """The in-silico cells that a study's clinics rehearse, of all that the rows of its head name.
 
     Raises:
         DataError: the file that is shipped with the package is missing or damaged.
     """
-    return rehearsal_cells(study.registry, study.images.size_px, study.images.nuclear_stain)
+    named = "wbc13" if study.model.fine_classes else study.registry
+    return rehearsal_cells(named, study.images.size_px, study.images.nuclear_stain)
 
 
 @lru_cache(maxsize=1)
@@ -106,12 +109,14 @@ class RehearsedLoss:
     """The loss of a batch of both: the clinic's own loss and cross-entropy, weighted by how many cells each has.
 
     Attributes:
-        loss: of features [B, D], logits [B, C] and allowed classes bool [B, C] of own cells.
+        loss: of features [B, D], logits [B, R] of the head's rows and allowed classes bool [B, C] of own cells.
         num_own: cells at places below are the clinic's own.
+        rows: int64 [M], the head's row of each of the others.
     """
 
     loss: OwnLoss
     num_own: int
+    rows: Tensor
 
     def __call__(self, features: Tensor, logits: Tensor, batch: Batch) -> LossTerms:
         """The terms of a batch; the unweighted ones are those of its own cells."""
@@ -123,6 +128,6 @@ class RehearsedLoss:
             terms = self.loss(features[own], logits[own], batch.allowed[own])
         total = terms.total * (len(own) / len(logits))
         if len(rehearsed):
-            labels = exact_labels(batch.allowed[rehearsed])
+            labels = self.rows[batch.places[~is_own] - self.num_own].to(logits.device)
             total = total + functional.cross_entropy(logits[rehearsed], labels) * (len(rehearsed) / len(logits))
         return terms._replace(total=total)

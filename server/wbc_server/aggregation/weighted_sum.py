@@ -60,7 +60,7 @@ class WeightedSum:
         Args:
             delta: change of each array by its name, float32; must not be written to before `mean`.
             backbone_weight: u_k.
-            head_weight: v_{k,c}, float64 [C].
+            head_weight: v_{k,c} of each row's class c, float64 [R].
         """
         floats = {key: value for key, value in delta.items() if value.dtype.kind == "f"}
         for key, value in floats.items():

@@ -10,7 +10,7 @@ import numpy as np
 from wbc_common.arrays_file import arrays_as_file
 from wbc_common.files import write_atomically
 from wbc_common.study import StudyConfig
-from wbc_common.weights import CLASSES_KEY
+from wbc_common.weights import CLASSES_KEY, ROWS_KEY
 from wbc_server.run_folder import RunFolder
 
 
@@ -22,6 +22,7 @@ def export_model(folder: RunFolder, study: StudyConfig, arrays: Mapping[str, np.
         "study-hash": study.hash,
         "registry-digest": study.classes.digest,
         CLASSES_KEY: ",".join(study.classes.classes),
+        ROWS_KEY: ",".join(study.head_rows.names),
         "round": str(round_number),
         "use": "research only; no clinical use",
     }
