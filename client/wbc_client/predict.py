@@ -60,7 +60,10 @@ def load_model(path: Path) -> tuple[Network, StudyConfig]:
 
 def _study_of(path: Path, text: str) -> StudyConfig:
     try:
-        return parse_study(json.loads(text), path.name)
+        values = json.loads(text)
+        if isinstance(values, dict) and isinstance(values.get("model"), dict):
+            values["model"].setdefault("fine_classes", False)  # an export from before there were any
+        return parse_study(values, path.name)
     except (ValueError, SettingError) as error:
         raise DataError(
             f"{path} holds a study that this version cannot read: {error}",

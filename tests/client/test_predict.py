@@ -1,5 +1,6 @@
 """Classifying image files with a model: prepared as its plan says."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from wbc_common.cells import CLASSES_5
 from wbc_common.errors import DataError
 from wbc_common.files import write_atomically
 from wbc_common.models import build_model
-from wbc_common.study import StudyConfig
+from wbc_common.study import StudyConfig, parse_study
 
 
 def _study(**images: object) -> StudyConfig:
@@ -61,6 +62,17 @@ def test_an_exported_model_comes_back_with_its_study(tmp_path: Path) -> None:
     model, study = load_model(_exported(tmp_path, **{"registry-digest": "of a version that knew fewer words"}))
     assert study == _study()
     assert model.head.weight.shape[0] == 13
+
+
+def test_a_model_from_before_fine_classes_has_one_row_a_class(tmp_path: Path) -> None:
+    old = parse_study({**_study().model_dump(), "model": {"fine_classes": False}}, "old")
+    path, told = tmp_path / "model.safetensors", old.model_dump(mode="json")
+    del told["model"]["fine_classes"]
+    arrays = {key: value.numpy() for key, value in build_model(old.model, old.head_rows, seed=0).state_dict().items()}
+    write_atomically(path, *arrays_as_file(arrays, {"study": json.dumps(told), "classes": ",".join(CLASSES_5)}))
+    model, study = load_model(path)
+    assert model.head.weight.shape[0] == 5
+    assert study == old
 
 
 @pytest.mark.parametrize(

@@ -492,7 +492,7 @@ def test_the_tasks_of_a_round_share_one_copy_of_the_model(tmp_path: Path) -> Non
 
 
 def test_rows_of_a_class_are_weighed_as_the_class_and_rows_of_none_stay(tmp_path: Path) -> None:
-    """The head's 13 rows of five classes: the two of a neutrophil (class 0) at 0.7, a lymphocyte's (1) at 0.2 of east's."""
+    """13 rows for five classes: those of a neutrophil (class 0) at 0.7 of east's change, a lymphocyte's (1) at 0.2."""
     study = a_study(model={"fine_classes": True})
 
     def answer(clinic: str, task: Task) -> Reply:

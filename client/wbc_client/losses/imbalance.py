@@ -52,7 +52,7 @@ class Imbalance:
     class_of: torch.Tensor | None = None
 
     def __call__(self, logits: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
-        """The mean loss of a batch: `logits` float [B, R] of the head's rows, `allowed` bool [B, C] with a True a cell."""
+        """The mean loss of a batch: `logits` float [B, R] of the head's rows, `allowed` bool [B, C], not all False."""
         if self.class_of is not None:
             allowed = allowed[:, self.class_of.clamp_min(0)] & (self.class_of >= 0)
         adjusted = logits if self.offset is None else logits + self.offset.to(logits)
