@@ -24,7 +24,7 @@ _MAX_LIFT = 10.0  # docs/method.md §2: the bound on a_c
 
 @dataclass(frozen=True)
 class Weights:
-    """Each clinic's weight for the backbone, float64 [K], and for each head row, float64 [K, C]."""
+    """Each clinic's weight for the backbone, float64 [K], and for the head rows of each class, float64 [K, C]."""
 
     backbone: Float64s
     head: Float64s
