@@ -159,6 +159,6 @@ def registry(name: str) -> Registry:
     return REGISTRIES[name]
 
 
-def registry_of(num_classes: int) -> Registry | None:
-    """The registry with so many classes; None if there is none."""
-    return next((found for found in REGISTRIES.values() if len(found) == num_classes), None)
+def registry_of(classes: tuple[str, ...]) -> Registry | None:
+    """The registry of these classes in this order; None if there is none."""
+    return next((found for found in REGISTRIES.values() if found.classes == classes), None)

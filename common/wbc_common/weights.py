@@ -79,7 +79,7 @@ def load_initial_weights(model: Network, settings: ModelSettings, images: ImageS
             f"weights '{settings.weights}' hold no convolution that fits backbone '{settings.backbone}'",
             remedy="choose weights of this backbone, or weights = 'none'",
         )
-    found |= _head_rows(source, _named_classes(told), target)
+    found |= _head(source, _named_rows(told), target, model.rows.names)
     model.load_state_dict(found, strict=False)
     log.info("initial weights: %d of %d arrays loaded, the rest start at random", len(found), len(target))
     return sorted(found)
@@ -204,7 +204,7 @@ def _read_published(settings: ModelSettings) -> Mapping[str, Tensor]:
     return values
 
 
-def _named_classes(told: Mapping[str, str]) -> list[str]:
+def _named_rows(told: Mapping[str, str]) -> list[str]:
     """What the file's head rows name, in order, as its metadata say; none where it does not say."""
     return [name for name in told.get(ROWS_KEY, told.get(CLASSES_KEY, "")).split(",") if name]
 
@@ -237,24 +237,26 @@ def _metadata(path: Path | None) -> dict[str, str]:
         return dict(file.metadata() or {})
 
 
-def _head_rows(source: Mapping[str, Tensor], named: list[str], target: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The head's arrays with those rows from the file whose names it knows; nothing where it fits none."""
+def _head(
+    source: Mapping[str, Tensor], named: list[str], target: Mapping[str, Tensor], rows: tuple[str, ...]
+) -> dict[str, Tensor]:
+    """The head's arrays with those of its `rows` that the file's, `named`, tell of; nothing where these do not fit."""
+    classes = registry_of(rows)
     found = {key: target[key].clone() for key in HEAD_KEYS}
-    classes = registry_of(len(found[HEAD_KEYS[0]]))
-    fits = all(key in source and source[key].shape == (len(named), *rows.shape[1:]) for key, rows in found.items())
+    fits = all(key in source and source[key].shape == (len(named), *own.shape[1:]) for key, own in found.items())
     if classes is None or not fits:
         return {}
-    for own in range(len(classes)):
-        known = [(place, classes.meaning.get(name, ())) for place, name in enumerate(named)]
-        exact = [place for place, meaning in known if meaning == (own,)]
-        coarse = [(place, len(meaning)) for place, meaning in known if own in meaning]
+    meanings = [classes.meaning.get(name, ()) for name in named]
+    for row in range(len(rows)):
+        exact = [place for place, meaning in enumerate(meanings) if meaning == (row,)]
+        coarse = [place for place, meaning in enumerate(meanings) if row in meaning]
         if exact:
             for key in HEAD_KEYS:
-                found[key][own] = source[key][exact].float().mean(dim=0)
+                found[key][row] = source[key][exact].float().mean(dim=0)
         elif coarse:  # a file of coarser classes: each of a class's rows has its share of the class's probability
-            place, num_rows = coarse[0]
-            found[WEIGHT_KEY][own] = source[WEIGHT_KEY][place].float()
-            found[BIAS_KEY][own] = source[BIAS_KEY][place].float() - math.log(num_rows)
+            place = coarse[0]
+            found[WEIGHT_KEY][row] = source[WEIGHT_KEY][place].float()
+            found[BIAS_KEY][row] = source[BIAS_KEY][place].float() - math.log(len(meanings[place]))
     return found
 
 

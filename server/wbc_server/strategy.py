@@ -65,8 +65,7 @@ class WbcStrategy(Strategy):
         self.roster = roster
         self.book = book
         self.timeout_seconds = timeout_seconds
-        self.weights = plan_weights(roster.training_counts(), study.aggregation)
-        self.head_weights = study.head_rows.repeated(self.weights.head)  # [K, R]
+        self.weights = plan_weights(roster.training_counts(), study.aggregation, study.head_rows)
         self.take_up({})
         self._pool = find_pool(book.load_state(), study)
         self.stain = stain
@@ -216,7 +215,7 @@ class WbcStrategy(Strategy):
 
     def _add(self, total: Aggregate, clinic: str, records: RecordDict, row: int) -> None:
         update = self._check_update(clinic, records)
-        total.add(update.delta, float(self.weights.backbone[row]), self.head_weights[row])
+        total.add(update.delta, float(self.weights.backbone[row]), self.weights.head[row])
         self.book.note_update(clinic, update)
 
     def _check_update(self, clinic: str, records: RecordDict) -> Update:

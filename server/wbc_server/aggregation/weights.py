@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from wbc_common.head_rows import HeadRows
 from wbc_common.study import AggregationSettings
 from wbc_server.aggregation.pieces import PIECE
 
@@ -24,7 +25,7 @@ _MAX_LIFT = 10.0  # docs/method.md §2: the bound on a_c
 
 @dataclass(frozen=True)
 class Weights:
-    """Each clinic's weight for the backbone, float64 [K], and for the head rows of each class, float64 [K, C]."""
+    """Each clinic's weight for the backbone, float64 [K], and for the head: of each class [K, C] or row [K, R]."""
 
     backbone: Float64s
     head: Float64s
@@ -96,12 +97,13 @@ def _ceiling(weights: Float64s, max_share: float) -> float:
     return float(positive.min(initial=np.inf))  # cannot hold
 
 
-def plan_weights(counts: Float64s, settings: AggregationSettings) -> Weights:
+def plan_weights(counts: Float64s, settings: AggregationSettings, rows: HeadRows | None = None) -> Weights:
     """The weights of one round's training clinics by the study's rule, capped.
 
     Args:
         counts: class counts of the clinics whose updates count in this round, float64 [K, C].
         settings: the study's `[aggregation]`.
+        rows: of the head, each weighed as its class, and 0 where it belongs to none; None for a row a class.
     """
     if settings.rule == "uniform":
         weights = Weights(np.ones(len(counts)), np.ones_like(counts))
@@ -109,7 +111,8 @@ def plan_weights(counts: Float64s, settings: AggregationSettings) -> Weights:
         weights = fedavg_weights(counts)
     else:
         weights = Weights(backbone_weights(counts, settings.alpha), head_weights(counts, settings.head_smoothing))
-    return Weights(cap_shares(weights.backbone, settings.max_share), cap_shares(weights.head, settings.max_share))
+    head = cap_shares(weights.head, settings.max_share)
+    return Weights(cap_shares(weights.backbone, settings.max_share), head if rows is None else rows.repeated(head))
 
 
 def backbone_shares(counts: Float64s, settings: AggregationSettings) -> Float64s:
