@@ -75,10 +75,14 @@ def f1(confusion: Counts) -> Rates:
     return np.where(support(confusion) > 0, _divide(2 * true_positive, denominator), np.nan)
 
 
-def macro_f1(confusion: Counts, observed: Counts | None = None) -> Rates:
-    """Mean F1 over the classes with support [...]; with `observed`, of bootstrap draws (see `_kept`)."""
-    rates = f1(confusion)
-    return _mean_where_defined(rates if observed is None else _kept(rates, f1(observed)))
+def macro_f1(confusion: Counts, observed: Counts | None = None, *, least_cells: int = 1) -> Rates:
+    """Mean F1 over the classes with `least_cells` or more [...]; NaN where there is none.
+
+    With `observed` [C, C], `confusion` holds bootstrap draws of it (see `_kept`), and it says how many cells there are.
+    """
+    rates = f1(confusion) if observed is None else _kept(f1(confusion), f1(observed))
+    counted = support(confusion if observed is None else observed) >= least_cells
+    return _mean_where_defined(np.where(counted, rates, np.nan))
 
 
 def balanced_accuracy(confusion: Counts, observed: Counts | None = None) -> Rates:

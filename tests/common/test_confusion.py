@@ -60,6 +60,14 @@ def test_a_class_without_cells_has_no_rate_and_does_not_enter_the_means() -> Non
     assert float(accuracy(ABSENT)) == pytest.approx(11 / 14)
 
 
+def test_macro_f1_of_classes_with_enough_cells_goes_by_the_cells_that_were_drawn_from() -> None:
+    assert float(macro_f1(ABSENT, least_cells=5)) == pytest.approx(16 / 19)
+    assert np.isnan(macro_f1(ABSENT, least_cells=11))
+    draws = np.array([[[4, 0, 0], [0, 6, 0], [0, 0, 0]], [[0, 0, 0], [0, 10, 0], [0, 0, 0]]])
+    # The first class counts in both draws: with 4 cells in one, with none (so as it was observed) in the other.
+    assert macro_f1(draws, ABSENT, least_cells=5) == pytest.approx([1.0, 16 / 19])
+
+
 def test_our_macro_f1_differs_from_scikit_learns_where_a_class_is_absent_but_predicted() -> None:
     true = np.repeat([0, 0, 1, 1], [8, 2, 1, 3])
     predicted = np.repeat([0, 2, 0, 1], [8, 2, 1, 3])

@@ -135,8 +135,9 @@ def a_comparison(**macro: dict[str, Any]) -> dict[str, Any]:
 def test_the_table_shows_points_with_intervals_and_signed_differences() -> None:
     lines = paired_table(a_comparison()).splitlines()
     assert lines[0].startswith("| method | OOD macro-F1 | Δ | rare-class recall | Δ |")
-    assert lines[2] == "| FedAvg " + "| 50.0 [40.0, 60.0] | – " * len(FIGURES) + "| – |"
-    assert lines[3] == "| full " + "| 62.5 [50.0, 75.0] | +12.5 [-2.5, +25.0] " * len(FIGURES) + "| FedAvg |"
+    shown = len(FIGURES) - 1  # no clinic has a class of few cells
+    assert lines[2] == "| FedAvg " + "| 50.0 [40.0, 60.0] | – " * shown + "| – |"
+    assert lines[3] == "| full " + "| 62.5 [50.0, 75.0] | +12.5 [-2.5, +25.0] " * shown + "| FedAvg |"
     assert lines[5:] == [
         "| OOD macro-F1 on | west | east |",
         "| --- | ---: | ---: |",
@@ -160,3 +161,19 @@ def test_a_figure_that_no_method_has_is_left_out_of_the_table() -> None:
     undefined = {"mean": interval(None), "difference": interval(None)}
     assert "blast recall" in paired_table(a_comparison())
     assert "blast recall" not in paired_table(a_comparison(blast_recall=undefined))
+
+
+def test_macro_f1_without_classes_of_few_cells_is_shown_where_it_differs() -> None:
+    few = FIGURES["macro_f1_less_few"]
+    assert few not in paired_table(a_comparison())
+    other = {"mean": interval(0.75), "difference": interval(0.25)}
+    assert paired_table(a_comparison(macro_f1_less_few=other)).startswith(f"| method | OOD macro-F1 | Δ | {few} | Δ |")
+
+
+def test_a_class_of_few_cells_is_left_out_of_the_one_macro_f1(tmp_path: Path) -> None:
+    counts = np.diag([8, 6, 0, 0, 0])
+    counts[0, 4], counts[4, 0] = 2, 4  # four cells of the last class, all missed
+    values = cell_scores(a_run(tmp_path, held_out={"west": counts}), ["west"])["west"].values
+    first = 2 * 8 / (2 * 8 + 2 + 4)
+    assert values["macro_f1"] == pytest.approx((first + 1 + 0) / 3)
+    assert values["macro_f1_less_few"] == pytest.approx((first + 1) / 2)
