@@ -15,7 +15,7 @@ from wbc_server.run_folder import RunFolder
 FEW_CELLS = 5  # of a class of which a clinic has less, its one or two cells make the F1
 FIGURES = {
     "macro_f1": "OOD macro-F1",
-    "macro_f1_less_few": f"OOD macro-F1, classes of {FEW_CELLS} cells or more",
+    "macro_f1_less_few": f"OOD macro-F1, {FEW_CELLS}+ cells",
     "rare_recall": "rare-class recall",
     "blast_recall": "blast recall",
     "balanced_accuracy": "balanced accuracy",
