@@ -1,7 +1,8 @@
 """From a finished run to the figures that a comparison pairs, and the table that shows them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from wbc_common.confusion import accuracy, balanced_accuracy, macro_f1, pooled_r
 from wbc_server.final.draws import read_draws
 from wbc_server.run_folder import RunFolder
 
-FEW_CELLS = 5  # of a class of which a clinic has less, its one or two cells make the F1
+FEW_CELLS = 5  # where a clinic has fewer of a class, one cell decides its F1
 FIGURES = {
     "macro_f1": "OOD macro-F1",
     "macro_f1_less_few": f"OOD macro-F1, {FEW_CELLS}+ cells",
@@ -81,9 +82,12 @@ def _rate(
         return pooled_recall(confusion, groups[name], observed)
     if name == "accuracy":
         return accuracy(confusion)
-    if name == "balanced_accuracy":
-        return balanced_accuracy(confusion, observed)
-    return macro_f1(confusion, observed, least_cells=FEW_CELLS if name == "macro_f1_less_few" else 1)
+    rates: dict[str, Callable[..., NDArray[np.float64]]] = {
+        "macro_f1": macro_f1,
+        "macro_f1_less_few": partial(macro_f1, least_cells=FEW_CELLS),
+        "balanced_accuracy": balanced_accuracy,
+    }
+    return rates[name](confusion, observed)
 
 
 def _mean(rates: list[NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -97,11 +101,12 @@ def _mean(rates: list[NDArray[np.float64]]) -> NDArray[np.float64]:
 
 
 def defined_figures(comparison: dict[str, Any]) -> list[str]:
-    """The figures that some method has (five classes know no blast) and that are not another's once more."""
+    """The figures that some method has: five classes know no blast; macro-F1 once where no class is of few cells."""
     methods = [one["figures"] for one in comparison["methods"].values()]
-    names = [name for name in FIGURES if any(one[name]["mean"]["value"] is not None for one in methods)]
-    all_are_many = all(one["macro_f1"] == one["macro_f1_less_few"] for one in methods)
-    return [name for name in names if not (all_are_many and name == "macro_f1_less_few")]
+    twice = {"macro_f1_less_few"} if all(one["macro_f1"] == one["macro_f1_less_few"] for one in methods) else set()
+    return [
+        name for name in FIGURES if name not in twice and any(one[name]["mean"]["value"] is not None for one in methods)
+    ]
 
 
 def paired_table(comparison: dict[str, Any]) -> str:
