@@ -9,7 +9,7 @@ from wbc_simulations.sweep.cells import Cell, Record
 
 def die_on_east(cell: Cell, output: Path) -> Record:
     """Kill this very process where `east` is held out; leave a mark elsewhere."""
-    if cell.fold == "east":
+    if str(cell.fold) == "east":
         os.kill(os.getpid(), signal.SIGKILL)
     record = Record(None, 1.0)
     record.write(cell.folder(output))

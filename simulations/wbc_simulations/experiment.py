@@ -87,19 +87,25 @@ def write_experiment(experiment: Experiment, path: Path) -> None:
 
 
 def plan_study(
-    experiment: Experiment, *, held_out: Sequence[str] = (), changes: Mapping[str, Any] | None = None
+    experiment: Experiment,
+    *,
+    held_out: Sequence[str] = (),
+    without: str = "",
+    changes: Mapping[str, Any] | None = None,
 ) -> StudyConfig:
     """The plan of one run.
 
     Args:
         experiment: the file.
         held_out: clinics to hold out instead of those the file names.
+        without: a clinic that would train and has no part; empty for none.
         changes: settings by dotted key, e.g. {"loss.tau": 0.5}.
     """
     values = _merged(experiment.study, {})
     if experiment.data.kind == "phantom":
         values = knowing_no_phantoms(values)
-    values["clinics"] = dict(_clinics(experiment, held_out))
+    clinics = _clinics(experiment, held_out)
+    values["clinics"] = {**clinics, "train": [name for name in clinics["train"] if name != without]}
     for key, value in (changes or {}).items():
         _set(values, key, value)
     study = parse_study(values, "study")

@@ -36,10 +36,11 @@ class Comparison(Settings):
     """What `compare` runs.
 
     Attributes:
-        hold_out: `each` clinic in turn, one a run, or the clinics whose role is held out, all in one run (`stated`).
+        hold_out: `each` clinic in turn, one a run; the clinics whose role is held out, all in one run (`stated`); or
+            each in turn without each other one (`nested`), see `wbc_simulations.sweep.folds`.
     """
 
-    hold_out: Literal["each", "stated"] = "each"
+    hold_out: Literal["each", "stated", "nested"] = "each"
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     methods: tuple[Method, ...] = ()
 

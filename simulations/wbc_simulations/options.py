@@ -24,7 +24,7 @@ HeldOut = Annotated[
 ]
 Fold = Annotated[
     list[str] | None,
-    typer.Option("--fold", help="only this held-out clinic; not one of several of hold_out = 'stated'"),
+    typer.Option("--fold", help="only runs that hold out this clinic; not one of several of hold_out = 'stated'"),
 ]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", help="a setting, e.g. --set loss.tau=0.5, --set data.skew.label_alpha=0.1")

@@ -128,7 +128,8 @@ def paired_table(comparison: dict[str, Any]) -> str:
 
 def _fold_lines(comparison: dict[str, Any]) -> list[str]:
     folds = comparison["folds"]
-    lines = [_row(["OOD macro-F1 on", *folds]), _row(["---", *["---:"] * len(folds)])]
+    head = "OOD macro-F1" if comparison["hold_out"] == "nested" else "OOD macro-F1 on"
+    lines = [_row([head, *folds]), _row(["---", *["---:"] * len(folds)])]
     for name, summary in comparison["methods"].items():
         lines.append(_row([name, *(_points(summary["by_fold"]["macro_f1"][fold]) for fold in folds)]))
     return lines

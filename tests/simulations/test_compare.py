@@ -53,7 +53,7 @@ def made_of(value: float, draws: np.ndarray) -> CellScores:
 
 def noise(cell: Cell) -> np.ndarray:
     """Draws of a fold and seed: the same for both methods, different for everything else."""
-    return np.random.default_rng([cell.seed, sum(cell.fold.encode())]).normal(0.5, 0.1, size=200)
+    return np.random.default_rng([cell.seed, sum(str(cell.fold).encode())]).normal(0.5, 0.1, size=200)
 
 
 def test_an_experiment_without_methods_or_an_unknown_fold_is_refused() -> None:
@@ -106,7 +106,7 @@ def test_a_fold_where_a_figure_is_not_defined_leaves_it_to_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def scores(cell: Cell) -> CellScores:
-        value = {"east": np.nan, "north": 0.2, "west": 0.4}[cell.fold]
+        value = {"east": np.nan, "north": 0.2, "west": 0.4}[cell.fold.held_out]
         return made_of(value, np.full(5, value))
 
     comparison = compared(tmp_path, monkeypatch, scores)
@@ -126,6 +126,27 @@ def test_a_figure_without_a_value_or_without_draws_is_null_in_json_and_readable_
     assert mean == {"value": None if np.isnan(value) else value, "low": None, "high": None}
     assert "nan" not in (tmp_path / "comparison.json").read_text().lower().replace("\n", "")
     assert "nan" not in comparison_tables(comparison)
+
+
+def test_nested_folds_stand_in_the_table_by_the_clinic_that_had_no_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, full = (Method(name=name, settings=PLAIN) for name in ("plain", "full"))
+    compare_nested = Comparison(hold_out="nested", seeds=(0,), methods=(plain, full))
+    experiment = tiny_experiment().model_copy(update={"compare": compare_nested})
+
+    def scores(cell: Cell) -> CellScores:
+        by_held_out = {"east": 0.1, "north": 0.3, "west": 0.8}[cell.fold.held_out]
+        value = by_held_out + (0.06 if (cell.method, cell.fold.without) == ("full", "west") else 0.0)
+        return made_of(value, np.full(5, value))
+
+    comparison = compared(tmp_path, monkeypatch, scores, experiment=experiment)
+    assert comparison["folds"] == ["without east", "without north", "without west"]
+    full_summary = comparison["methods"]["full"]
+    by_fold = {name: interval["value"] for name, interval in full_summary["by_fold"]["macro_f1"].items()}
+    assert by_fold == pytest.approx({"without east": 0.55, "without north": 0.45, "without west": 0.26})
+    assert full_summary["figures"]["macro_f1"]["difference"]["value"] == pytest.approx(0.06 * 2 / 6)
+    assert "| OOD macro-F1 | without east | without north | without west |" in comparison_tables(comparison)
 
 
 def test_on_a_grid_each_method_is_paired_with_its_baseline_at_the_same_point(

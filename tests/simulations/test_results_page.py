@@ -21,7 +21,7 @@ def a_comparison(study: str = "two clinics", value: float = 0.5) -> dict[str, An
         name: {"baseline": "plain", "figures": figures(difference), "by_fold": by_fold}
         for name, difference in (("plain", 0.0), ("better", 0.2), ("worse", -0.2), ("<same> & so", 0.005))
     }
-    return {"study": study, "seeds": [0, 1], "folds": ["west"], "methods": methods}
+    return {"study": study, "seeds": [0, 1], "hold_out": "each", "folds": ["west"], "methods": methods}
 
 
 def test_a_new_page_gets_the_table_and_the_picture(tmp_path: Path) -> None:

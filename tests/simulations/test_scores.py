@@ -124,6 +124,7 @@ def a_comparison(**macro: dict[str, Any]) -> dict[str, Any]:
     baseline = {name: {"mean": plain, "difference": interval(0.0, 0.0, 0.0)} for name in FIGURES}
     by_fold = {"macro_f1": {"west": full, "east": plain}}
     return {
+        "hold_out": "each",
         "folds": ["west", "east"],
         "methods": {
             "FedAvg": {"baseline": "FedAvg", "figures": {**baseline, **macro}, "by_fold": by_fold},

@@ -16,6 +16,7 @@ from wbc_simulations.sweep.same_run import same_plan
 from wbc_simulations.sweep.start_weights import check_start_weights, with_found_weights
 
 PLAIN = {"loss": {"classification": "cross-entropy", "alignment_weight": 0.0, "guide_weight": 0.0}}
+NO_ALIGNMENT = {"loss": {"alignment_weight": 0.0}}
 
 
 def an_experiment(grid: dict[str, Any] | None = None, **values: Any) -> Experiment:
@@ -38,14 +39,14 @@ def test_every_fold_seed_and_method_is_run_once_seeds_outermost() -> None:
 
 def test_each_run_holds_out_its_fold_under_its_method_and_seed() -> None:
     for cell in cells_of(an_experiment()):
-        assert cell.study.clinics.held_out == (cell.fold,)
+        assert cell.study.clinics.held_out == (cell.fold.held_out,)
         assert cell.study.seed == cell.seed
         assert cell.study.loss.guide_weight == (0.0 if cell.method == "plain + CE" else 0.5)
 
 
 def test_fewer_seeds_named_folds_and_changed_settings_are_taken() -> None:
     cells = cells_of(an_experiment(), {"rounds": 7}, seeds=[0], folds=["west"])
-    assert [(cell.fold, cell.seed, cell.study.rounds) for cell in cells] == [("west", 0, 7)] * 2
+    assert [(str(cell.fold), cell.seed, cell.study.rounds) for cell in cells] == [("west", 0, 7)] * 2
 
 
 def test_a_grid_repeats_each_method_at_each_of_its_points() -> None:
@@ -61,7 +62,7 @@ def test_a_grid_reaches_into_the_data() -> None:
     grid = {"data.skew.seed": (3, 4)}
     cells = cells_of(an_experiment(grid), {"data.skew.deal": "patient", "data.skew.clinics": 2}, seeds=[0])
     assert {cell.experiment.data.skew.seed for cell in cells} == {3, 4}
-    assert {cell.fold for cell in cells} == {"virtual-1", "virtual-2", "west"}
+    assert {str(cell.fold) for cell in cells} == {"virtual-1", "virtual-2", "west"}
 
 
 @pytest.mark.parametrize(
@@ -240,7 +241,7 @@ def test_the_stated_clinics_can_be_held_out_together_in_one_run() -> None:
     stated = experiment.model_copy(update={"compare": Comparison(hold_out="stated", seeds=(0, 1))})
     cells = plan_cells(stated, Filters(), {})
     roles = plan_study(experiment).clinics
-    assert [(cell.fold, cell.seed) for cell in cells] == [("stated", 0), ("stated", 1)]
+    assert [(str(cell.fold), cell.seed) for cell in cells] == [("stated", 0), ("stated", 1)]
     assert {cell.study.clinics for cell in cells} == {roles}
 
 
@@ -252,7 +253,7 @@ def test_a_stated_clinic_is_not_held_out_alone_where_others_would_train() -> Non
         with pytest.raises(SettingError, match=f"here {others} would train") as refused:
             cells_of(stated, folds=[fold])
         assert 'hold_out = "each"' in refused.value.remedy
-    assert [cell.fold for cell in cells_of(stated, folds=["stated"])] == ["stated"]
+    assert [str(cell.fold) for cell in cells_of(stated, folds=["stated"])] == ["stated"]
     (only,) = cells_of(tiny_experiment().model_copy(update=compare), folds=["west"])
     assert only.study.clinics.held_out == ("west",)
 
@@ -261,3 +262,28 @@ def test_the_stated_clinics_can_be_changed_where_they_are_held_out_together() ->
     stated = tiny_experiment().model_copy(update={"compare": Comparison(hold_out="stated", seeds=(0,))})
     changes = {"clinics.held_out": ["east"], "clinics.train": ["north", "west"]}
     assert cells_of(stated, changes)[0].study.clinics.held_out == ("east",)
+
+
+def test_nested_folds_leave_each_other_clinic_out_of_a_run_altogether() -> None:
+    nested = an_experiment(hold_out="nested", seeds=(0,), methods=(Method(name="full", settings=NO_ALIGNMENT),))
+    cells = cells_of(nested)
+    roles = {str(cell.fold): (cell.study.clinics.train, cell.study.clinics.held_out) for cell in cells}
+    assert roles == {
+        "north-without-east": (("west",), ("north",)),
+        "west-without-east": (("north",), ("west",)),
+        "east-without-north": (("west",), ("east",)),
+        "west-without-north": (("east",), ("west",)),
+        "east-without-west": (("north",), ("east",)),
+        "north-without-west": (("east",), ("north",)),
+    }
+    assert str(cells[0]) == "north held out without east, full, seed 0"
+    assert str(cells[0].folder(Path("out")).path) == "out/north-without-east/full/seed-0"
+    some = cells_of(nested, folds=["west"])
+    assert [str(cell.fold) for cell in some] == ["west-without-east", "west-without-north"]
+
+
+def test_nested_folds_need_three_clinics() -> None:
+    two = an_experiment(hold_out="nested")
+    two = two.model_copy(update={"data": two.data.model_copy(update={"clinics": two.data.clinics[:2]})})
+    with pytest.raises(SettingError, match="leaves two clinics out of each training, and there are 2"):
+        cells_of(two)

@@ -93,7 +93,7 @@ def test_a_run_says_on_which_cells_it_was_begun_and_by_which_version(
 def test_a_worker_that_is_killed_takes_only_its_own_cell_with_it(tmp_path: Path) -> None:
     cells = cells_of(an_experiment(), seeds=[0])  # east, north, west held out
     endings = {
-        cell.fold: record for cell, record in run_in_workers(cells, tmp_path, jobs=2, work=die_on_east) if record
+        str(cell.fold): record for cell, record in run_in_workers(cells, tmp_path, jobs=2, work=die_on_east) if record
     }
     assert endings["north"] == endings["west"] == Record(None, 1.0)
     assert "without a word" in str(endings["east"].error)

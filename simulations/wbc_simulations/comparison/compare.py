@@ -22,6 +22,10 @@ from wbc_simulations.experiment import Comparison, Experiment
 from wbc_simulations.methods import on_grid
 from wbc_simulations.scores import FIGURES, CellScores, cell_scores, paired_table
 from wbc_simulations.sweep.cells import Cell, Filters, plan_cells
+from wbc_simulations.sweep.folds import Fold
+
+Scores = dict[tuple[str, Fold, int], CellScores]
+"""Method, clinic that was held out (and without whom), seed → the figures of one run on this clinic."""
 
 
 def plan_comparison(
@@ -56,15 +60,17 @@ def plan_comparison(
 def write_comparison(experiment: Experiment, cells: Sequence[Cell], output: Path) -> dict[str, Any]:
     """Figures of a finished comparison, also as comparison.json and comparison.md in its folder."""
     scores = {
-        (cell.method, clinic, cell.seed): found
+        (cell.method, Fold(clinic, cell.fold.without), cell.seed): found
         for cell in cells
         for clinic, found in cell_scores(cell.folder(output), cell.study.clinics.held_out).items()
     }
+    columns = _columns([fold for _, fold, _ in scores])
     comparison = {
         "study": cells[0].study.name,  # the file's, unless --set gave another
         "seeds": sorted({cell.seed for cell in cells}),
-        "folds": list(dict.fromkeys(clinic for _, clinic, _ in scores)),
-        "methods": _summarise(on_grid(experiment.compare, experiment.sweep), cells, scores),
+        "hold_out": experiment.compare.hold_out,
+        "folds": list(columns),
+        "methods": _summarise(on_grid(experiment.compare, experiment.sweep), cells, scores, columns),
     }
     write_atomically(output / "comparison.json", json.dumps(comparison, indent=1, allow_nan=False).encode())
     write_atomically(output / "comparison.md", comparison_tables(comparison).encode())
@@ -76,11 +82,20 @@ def comparison_tables(comparison: dict[str, Any]) -> str:
     return paired_table(comparison)
 
 
+def _columns(folds: Sequence[Fold]) -> dict[str, list[Fold]]:
+    """Column of the table by fold → the folds whose mean stands in it: a clinic's one, or all those without it."""
+    columns: dict[str, list[Fold]] = {}
+    for fold in dict.fromkeys(folds):
+        columns.setdefault(f"without {fold.without}" if fold.without else fold.held_out, []).append(fold)
+    return columns
+
+
 def _summarise(
-    comparison: Comparison, cells: Sequence[Cell], scores: dict[tuple[str, str, int], CellScores]
+    comparison: Comparison, cells: Sequence[Cell], scores: Scores, columns: dict[str, list[Fold]]
 ) -> dict[str, Any]:
     methods = list(dict.fromkeys(cell.method for cell in cells))
-    folds = list(dict.fromkeys(clinic for _, clinic, _ in scores))
+    folds = [fold for column in columns.values() for fold in column]
+    rows = {name: [folds.index(fold) for fold in column] for name, column in columns.items()}
     seeds = sorted({cell.seed for cell in cells})
     replicates_each = min(len(next(iter(score.replicates.values()))) for score in scores.values())
     draws = draw_seeds(len(seeds), replicates_each, numpy_generator("compare", "seeds"))
@@ -96,7 +111,7 @@ def _summarise(
                 "difference": _over_folds(values - base_values, replicates - base_replicates),
             }
             summary[method]["by_fold"][figure] = {
-                fold: _interval(values[row].mean(), replicates[row]) for row, fold in enumerate(folds)
+                name: _over_folds(values[chosen], replicates[chosen]) for name, chosen in rows.items()
             }
     return summary
 
@@ -104,9 +119,9 @@ def _summarise(
 def _figure(
     figure: str,
     method: str,
-    folds: list[str],
+    folds: list[Fold],
     seeds: list[int],
-    scores: dict[tuple[str, str, int], CellScores],
+    scores: Scores,
     draws: NDArray[np.int64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Values [folds, seeds], and replicates [folds, R]: means over drawn seeds of scores on drawn patients."""

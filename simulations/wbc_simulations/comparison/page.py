@@ -33,8 +33,10 @@ def write_into_page(comparison: dict[str, Any], page: Path) -> Path:
 
 def _section(comparison: dict[str, Any], picture: Path) -> str:
     seeds = ", ".join(map(str, comparison["seeds"]))
+    folds = ", ".join(comparison["folds"])
+    held_out = f"Each clinic in turn, {folds}" if comparison["hold_out"] == "nested" else folds
     told = (
-        f"Held out: {', '.join(comparison['folds'])}. Seeds {seeds}. Points (0–100) with 95 % intervals over seeds and "
+        f"Held out: {held_out}. Seeds {seeds}. Points (0–100) with 95 % intervals over seeds and "
         "patients; Δ is paired: the same seeds, the same drawn patients."
     )
     alt = f"paired differences of {comparison['study']}"

@@ -1,4 +1,4 @@
-"""A sweep: every fold (one clinic held out, or all that are stated) × seed × method, each method on a grid of settings.
+"""A sweep: every fold (`wbc_simulations.sweep.folds`) × seed × method, each method on a grid of settings.
 
 Each cell of a sweep is an ordinary run folder, so that an interrupted sweep goes on where it stopped, a finished cell
 is never run again, and every figure can be looked into. Beside the run, `cell.json` keeps how long it took, or why it
@@ -16,10 +16,11 @@ from wbc_common.errors import SettingError, WbcError
 from wbc_common.files import write_atomically
 from wbc_common.study import StudyConfig
 from wbc_server.run_folder import RunFolder
-from wbc_simulations.experiment import Experiment, Method, all_clinics, plan_study, with_changes, with_method
+from wbc_simulations.experiment import Experiment, Method, plan_study, with_changes, with_method
 from wbc_simulations.methods import on_grid
 from wbc_simulations.running import EXPERIMENT_FILE, continue_run, holds_rounds
-from wbc_simulations.sweep.clashes import STATED_FOLD, refuse_clashes, refuse_single_folds
+from wbc_simulations.sweep.clashes import refuse_clashes
+from wbc_simulations.sweep.folds import Fold, folds_of
 from wbc_simulations.sweep.same_run import cells_digest, same_plan
 
 State = Literal["finished", "failed", "begun", "left"]
@@ -30,13 +31,9 @@ _SLUG = str.maketrans({" ": "-", "+": "and", "/": "-", ",": None})
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a sweep.
+    """One run of a sweep."""
 
-    Attributes:
-        fold: the clinic that is held out, or STATED_FOLD where the file says which are.
-    """
-
-    fold: str
+    fold: Fold
     method: str
     seed: int
     experiment: Experiment
@@ -44,10 +41,11 @@ class Cell:
 
     def folder(self, output: Path) -> RunFolder:
         """Where this cell's run lies."""
-        return RunFolder(output / self.fold / self.method.translate(_SLUG) / f"seed-{self.seed}")
+        return RunFolder(output / str(self.fold) / self.method.translate(_SLUG) / f"seed-{self.seed}")
 
     def __str__(self) -> str:
-        return f"{', '.join(self.study.clinics.held_out)} held out, {self.method}, seed {self.seed}"
+        without = f" without {self.fold.without}" if self.fold.without else ""
+        return f"{', '.join(self.study.clinics.held_out)} held out{without}, {self.method}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Filters:
-    """Which part of a sweep; an empty one takes all."""
+    """Which part of a sweep, `folds` by the clinic that is held out; an empty one takes all."""
 
     folds: Sequence[str] = ()
     seeds: Sequence[int] = ()
@@ -99,9 +97,7 @@ def plan_cells(experiment: Experiment, filters: Filters, changes: dict[str, Any]
     twice = [method.name for method in methods if slugs[method.name.translate(_SLUG)] > 1]
     if twice:
         raise SettingError(f"these methods would share a folder: {'; '.join(twice)}", remedy="name one otherwise")
-    changed = with_changes(experiment, changes)[0]
-    refuse_single_folds(changed, filters.folds)
-    folds = tuple(filters.folds) or _folds(changed)
+    folds = folds_of(with_changes(experiment, changes)[0], filters.folds)
     refuse_clashes(changes, methods, folds)
     return [
         _cell(experiment, fold, method, seed, changes)
@@ -109,10 +105,6 @@ def plan_cells(experiment: Experiment, filters: Filters, changes: dict[str, Any]
         for fold in folds
         for method in methods
     ]
-
-
-def _folds(experiment: Experiment) -> tuple[str, ...]:
-    return (STATED_FOLD,) if experiment.compare.hold_out == "stated" else all_clinics(experiment)
 
 
 def _methods(experiment: Experiment, wanted: Sequence[str]) -> list[Method]:
@@ -138,10 +130,10 @@ def _seeds(experiment: Experiment, wanted: Sequence[int]) -> tuple[int, ...]:
     return tuple(seed for seed in known if not wanted or seed in wanted)
 
 
-def _cell(experiment: Experiment, fold: str, method: Method, seed: int, changes: dict[str, Any]) -> Cell:
+def _cell(experiment: Experiment, fold: Fold, method: Method, seed: int, changes: dict[str, Any]) -> Cell:
     variant, settings = with_changes(with_method(experiment, method), {**method.changes, **changes})
-    held_out = () if fold == STATED_FOLD else (fold,)
-    study = plan_study(variant, held_out=held_out, changes={"seed": seed, **settings})
+    changes = {"seed": seed, **settings}
+    study = plan_study(variant, held_out=fold.clinics_held_out, without=fold.without, changes=changes)
     if not study.clinics.held_out:
         raise SettingError(
             "compare.hold_out = 'stated', and no clinic is held out",

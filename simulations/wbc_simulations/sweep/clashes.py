@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wbc_common.errors import SettingError
-from wbc_simulations.experiment import Experiment, stated_held_out
 from wbc_simulations.methods import Method
+from wbc_simulations.sweep.folds import STATED_FOLD, Fold
 
-STATED_FOLD = "stated"
 _HELD_OUT = "clinics.held_out"
 _RULED = {
     "seed": "the runs of a sweep have its seeds: choose with --seed, or change [compare] seeds in the study file",
@@ -19,7 +18,7 @@ _RULED = {
 }
 
 
-def refuse_clashes(changes: Mapping[str, Any], methods: Sequence[Method], folds: Sequence[str]) -> None:
+def refuse_clashes(changes: Mapping[str, Any], methods: Sequence[Method], folds: Sequence[Fold]) -> None:
     """Check that a command changes nothing that the name of a run says.
 
     Args:
@@ -32,31 +31,10 @@ def refuse_clashes(changes: Mapping[str, Any], methods: Sequence[Method], folds:
     """
     for key, value in changes.items():
         for ruled, remedy in _RULED.items():
-            if _meet(key, ruled) and not (ruled == _HELD_OUT and STATED_FOLD in folds):
+            if _meet(key, ruled) and not (ruled == _HELD_OUT and Fold(STATED_FOLD) in folds):
                 raise SettingError(f"--set {key} would give the runs of a sweep another {ruled}", remedy=remedy)
         for method in methods:
             _refuse_clash(key, value, method)
-
-
-def refuse_single_folds(experiment: Experiment, folds: Sequence[str]) -> None:
-    """Check that a study that holds out its stated clinics together is not asked to let one of them train.
-
-    Raises:
-        SettingError: a fold leaves one to train, whose look no network is meant to have seen.
-    """
-    asked = [fold for fold in folds if fold != STATED_FOLD]
-    if not asked or experiment.compare.hold_out != "stated":
-        return
-    stated = stated_held_out(experiment)
-    for fold in asked:
-        others = [name for name in stated if name != fold]
-        if others:
-            raise SettingError(
-                f"--fold {fold}: this study holds out {', '.join(stated)} together; here {', '.join(others)} would "
-                "train",
-                remedy="leave --fold out (the table has a row for each held-out clinic), or let a copy of the study "
-                'file say hold_out = "each" under [compare]',
-            )
 
 
 def _refuse_clash(key: str, value: Any, method: Method) -> None:

@@ -139,7 +139,7 @@ def status(cells: Sequence[Cell], output: Path) -> list[dict[str, Any]]:
     """Where each cell stands, for a script."""
     return [
         {
-            "fold": cell.fold,
+            "fold": str(cell.fold),
             "method": cell.method,
             "seed": cell.seed,
             "state": state_of(cell, output),
