@@ -178,7 +178,11 @@ def predict(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Classify single-cell images on this machine. Probabilities are not calibrated; no clinical use."""
+    """Classify single-cell images of one clinic together, on this machine. No clinical use.
+
+    Probabilities are the network's for the image alone, not calibrated; where the cells beside it decided otherwise,
+    the line ends with what it would be alone.
+    """
     from wbc_client.predict import classify, image_files, load_model
 
     network, study = load_model(model)
@@ -188,9 +192,11 @@ def predict(
         put_head(network, head, study)
     for found in classify(network, study, image_files(images), um_per_px):
         if as_json:
-            typer.echo(json.dumps({"path": str(found.path), "class": found.cell_class, **found.probabilities}))
+            told = {"path": str(found.path), "class": found.cell_class, "alone": found.alone}
+            typer.echo(json.dumps({**told, **found.probabilities}))
         else:
-            typer.echo(f"{found.path}\t{found.cell_class}\t{found.probability:.3f}")
+            alone = "" if found.alone == found.cell_class else f"\talone: {found.alone}"
+            typer.echo(f"{found.path}\t{found.cell_class}\t{found.probability:.3f}{alone}")
 
 
 @app.command()

@@ -27,10 +27,21 @@ _BATCH = 64
 
 def predict(model: Network, images: Tensor, device: torch.device, *, precision: Precision = "fp32") -> Tensor:
     """Logits float32 [N, C] on the CPU of images uint8 [N, 3, H, W]."""
+    return predict_with_features(model, images, device, precision=precision)[0]
+
+
+def predict_with_features(
+    model: Network, images: Tensor, device: torch.device, *, precision: Precision = "fp32"
+) -> tuple[Tensor, Tensor]:
+    """Logits float32 [N, C] and features float32 [N, D], on the CPU, of images uint8 [N, 3, H, W]."""
     model.eval()
+    logits, features = [torch.empty(0, model.rows.num_classes)], [torch.empty(0, model.head.in_features)]
     with torch.inference_mode():
-        batches = [model.classify(_features(model, batch, precision)).cpu() for batch in _batches(images, device)]
-    return torch.cat(batches) if batches else torch.empty(0, model.rows.num_classes)
+        for batch in _batches(images, device):
+            seen = _features(model, batch, precision)
+            logits.append(model.classify(seen).cpu())
+            features.append(seen.cpu())
+    return torch.cat(logits), torch.cat(features)
 
 
 def all_features(model: Network, images: Tensor, device: torch.device, *, precision: Precision = "fp32") -> Tensor:

@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from wbc_common.study import PrecisionSetting
+from wbc_common.settings.training import PrecisionSetting
 
 Precision = Literal["fp32", "bf16"]
 _CPU_QUESTIONS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")

@@ -8,25 +8,37 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from wbc_client.evaluation.neighbours import predicted_classes
 from wbc_client.evaluation.stain_averaging import predict_averaged
 from wbc_common.appearance import prepare
 from wbc_common.errors import DataError, SettingError
 from wbc_common.images import read_image
 from wbc_common.models import Network, build_model
 from wbc_common.study import StudyConfig, parse_study
-from wbc_common.weights import CLASSES_KEY
+from wbc_common.weights_file import CLASSES_KEY
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A cell's most likely class, the network's probability for it (not calibrated), and those of all classes."""
+    """What a cell is predicted to be.
+
+    Attributes:
+        cell_class: the class, in which the cells beside it may have had a say.
+        alone: the class by the image alone.
+        probabilities: of all classes, the network's for the image alone (not calibrated).
+    """
 
     path: Path
     cell_class: str
-    probability: float
+    alone: str
     probabilities: dict[str, float]
+
+    @property
+    def probability(self) -> float:
+        """The network's probability for the class."""
+        return self.probabilities[self.cell_class]
 
 
 def load_model(path: Path) -> tuple[Network, StudyConfig]:
@@ -63,6 +75,7 @@ def _study_of(path: Path, text: str) -> StudyConfig:
         values = json.loads(text)
         if isinstance(values, dict) and isinstance(values.get("model"), dict):
             values["model"].setdefault("fine_classes", False)  # an export from before there were any
+            values.setdefault("evaluation", {}).setdefault("together", False)  # likewise
         return parse_study(values, path.name)
     except (ValueError, SettingError) as error:
         raise DataError(
@@ -74,7 +87,7 @@ def _study_of(path: Path, text: str) -> StudyConfig:
 def classify(
     model: Network, study: StudyConfig, paths: Iterable[Path], um_per_px: float | None = None
 ) -> list[Prediction]:
-    """Predictions for image files of single cells, each averaged over the plan's stain draws.
+    """Predictions for image files of single cells, averaged over the plan's stain draws and made together.
 
     Args:
         um_per_px: micrometres per pixel of all images, for a model whose plan shows a field in µm.
@@ -88,9 +101,11 @@ def classify(
     files = list(paths)
     read = (torch.tensor(read_image(path, side, um_per_px=um_per_px, field_um=field)) for path in files)
     images = prepare(torch.stack([pixels.permute(2, 0, 1) for pixels in read]), study.images)  # uint8 [N, 3, H, W]
-    draws = study.evaluation.stain_draws
-    probabilities = predict_averaged(model, images, torch.device("cpu"), draws=draws).softmax(dim=1)
-    return [_prediction(path, row, study) for path, row in zip(files, probabilities, strict=True)]
+    settings = study.evaluation
+    logits, features = predict_averaged(model, images, torch.device("cpu"), draws=settings.stain_draws)
+    places = predicted_classes(logits, features, together=settings.together).tolist()
+    probabilities = logits.softmax(dim=1).tolist()
+    return [_prediction(*found, study) for found in zip(files, places, probabilities, strict=True)]
 
 
 def image_files(places: Iterable[Path]) -> list[Path]:
@@ -108,7 +123,7 @@ def image_files(places: Iterable[Path]) -> list[Path]:
     return found
 
 
-def _prediction(path: Path, row: torch.Tensor, study: StudyConfig) -> Prediction:
-    probabilities = dict(zip(study.classes.classes, row.tolist(), strict=True))
-    best = max(probabilities, key=probabilities.__getitem__)
-    return Prediction(path, best, probabilities[best], probabilities)
+def _prediction(path: Path, place: int, row: list[float], study: StudyConfig) -> Prediction:
+    probabilities = dict(zip(study.classes.classes, row, strict=True))
+    alone = max(probabilities, key=probabilities.__getitem__)
+    return Prediction(path, study.classes.classes[place], alone, probabilities)

@@ -16,7 +16,9 @@ from pydantic import Field, model_validator
 from wbc_common.cells import REGISTRIES, Registry, registry
 from wbc_common.errors import SettingError
 from wbc_common.head_rows import HeadRows
+from wbc_common.settings.images import ImageSettings
 from wbc_common.settings.loss import LossSettings
+from wbc_common.settings.model import ModelSettings
 from wbc_common.settings.participation import ParticipationSettings
 from wbc_common.settings.personal import PersonalSettings
 from wbc_common.settings.privacy import PrivacySettings, with_private_training
@@ -24,6 +26,7 @@ from wbc_common.settings.reading import Settings, read_toml, validated
 from wbc_common.settings.rehearsal import with_rehearsal_where_it_fits
 from wbc_common.settings.rules import contradictions
 from wbc_common.settings.server import AggregationSettings, EvaluationSettings
+from wbc_common.settings.training import TrainingSettings
 from wbc_common.settings.transport import TransportSettings, UpdatePrecision
 
 __all__ = [
@@ -51,7 +54,6 @@ __all__ = [
 
 ClinicId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Role = Literal["train", "held-out"]
-PrecisionSetting = Literal["auto", "fp32", "bf16"]
 
 
 class ClinicSettings(Settings):
@@ -70,97 +72,6 @@ class ClinicSettings(Settings):
         if twice:
             raise ValueError(f"each clinic has one role; named twice: {', '.join(twice)}")
         return self
-
-
-class ImageSettings(Settings):
-    """What the network sees.
-
-    Attributes:
-        size_px: side of the square image that enters the network. 128 did better at clinics left out than 96, and 96
-            better than 64 (docs/results.md); the work grows with the pixels.
-        white_balance: divide each image by its own background colour (docs/method.md §3).
-        framing: `nucleus` windows each image on its nucleus, so that cells are of one size whatever the clinic's crops
-            (`wbc_common.framing`); `as-is` takes the crops as they come.
-        field_um: width of the field that each image shows around its centre, in µm, for clinics that all know their µm
-            per pixel: cells keep their size relative to each other. Needs `as-is`; None leaves the crops' own scale.
-        nuclear_stain: how far each image's dyes are brought to one strength of its nucleus, 0 (not at all) to 1
-            (`wbc_common.nuclear_stain`). Needs `white_balance`, as dyes are measured from the background. Better in
-            silico and not on the real clinics, so it is off (docs/results.md).
-    """
-
-    size_px: int = Field(128, ge=16, le=512)
-    white_balance: bool = True
-    framing: Literal["nucleus", "as-is"] = "nucleus"
-    field_um: float | None = Field(None, ge=5, le=200)
-    nuclear_stain: float = Field(0, ge=0, le=1)
-
-    @model_validator(mode="after")
-    def _one_scale(self) -> Self:
-        if self.field_um is not None and self.framing != "as-is":
-            raise ValueError("field_um keeps cells' sizes, framing = 'nucleus' evens them out: set framing = 'as-is'")
-        return self
-
-    @model_validator(mode="after")
-    def _measured_from_white(self) -> Self:
-        if self.nuclear_stain and not self.white_balance:
-            raise ValueError(
-                "nuclear_stain measures dyes from a balanced background: set it to 0, or white_balance = true"
-            )
-        return self
-
-    @property
-    def source_px(self) -> int:
-        """Side at which images are read, before framing: larger, so that a window keeps its detail."""
-        return self.size_px if self.framing == "as-is" else self.size_px * 3 // 2
-
-
-_WITH_SHIPPED_WEIGHTS = ("cnn-small", "p4cnn-small")
-
-
-class ModelSettings(Settings):
-    """Backbone and its initial weights.
-
-    `weights` is `phantom` (the backbone shipped with the package, trained on in-silico cells only), `none` (random),
-    a local .safetensors/.pth file, or a torchvision weights name. Left out, it is `phantom` for the backbones that we
-    ship one for, as a hospital may have no way to download any, and `none` for others. `fine_classes` keeps a row of
-    the head for each of the 13 classes whatever the registry (`wbc_common.head_rows`); without it a class has one row.
-    """
-
-    backbone: Literal["cnn-small", "p4cnn-small", "resnet18", "convnext-tiny", "convnext-small"] = "cnn-small"
-    weights: str = "phantom"
-    fine_classes: bool = True
-
-    @model_validator(mode="before")
-    @classmethod
-    def _random_where_none_is_shipped(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or "weights" in values or "backbone" not in values:
-            return values
-        return values if values["backbone"] in _WITH_SHIPPED_WEIGHTS else {**values, "weights": "none"}
-
-
-class TrainingSettings(Settings):
-    """Local training at a clinic.
-
-    Attributes:
-        rehearsal: in-silico cells of all classes that local training sees for each of the clinic's own
-            (`wbc_client.training.rehearsal`); 0 for none. Left out, it is 1 where cells are prepared as those
-            are (`white_balance`, framing `nucleus`) and trained on in the usual way, 0 elsewhere.
-        schedule: of the learning rate, over the rounds of the study.
-        precision: numbers that convolutions compute in, in training and evaluation: `auto` is bf16 where the clinic's
-            processor has it natively, else fp32; `fp32` gives figures that depend least on the machine.
-    """
-
-    local_epochs: int = Field(2, ge=1, le=100)
-    batch_size: int = Field(32, ge=1, le=4096)
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = Field(1e-3, gt=0, le=10)
-    weight_decay: float = Field(1e-2, ge=0, le=1)
-    schedule: Literal["cosine", "constant"] = "cosine"
-    augmentation: Literal["none", "geometric", "stain", "federated-stain"] = "stain"
-    stain_inflation: float = Field(1.75, ge=1, le=10, description="factor on the variance of federated stains")
-    rehearsal: float = Field(1.0, ge=0, le=10)
-    head_only_rounds: int = Field(0, ge=0, description="R₂: last rounds that train the head alone, on balanced batches")
-    precision: PrecisionSetting = "auto"
 
 
 class StudyConfig(Settings):

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TypeGuard
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -29,9 +29,19 @@ from wbc_common.cells import registry_of
 from wbc_common.errors import DataError, SettingError
 from wbc_common.models import BIAS_KEY, HEAD_KEYS, WEIGHT_KEY, Network
 from wbc_common.study import ImageSettings, ModelSettings
+from wbc_common.weights_file import (
+    CLASSES_KEY,
+    IMAGES_KEY,
+    ROWS_KEY,
+    SAFETENSORS,
+    SUFFIXES,
+    metadata_of,
+    no_such_file,
+    weights_file,
+    with_shipped_file,
+)
 
 log = logging.getLogger(__name__)
-_SUFFIXES = (".safetensors", ".pth", ".pt")
 # torch's unpickler also lets IndexError, KeyError and struct.error out where a file holds no pickle.
 _UNREADABLE = (
     OSError,
@@ -43,11 +53,7 @@ _UNREADABLE = (
     struct.error,
     ValueError,
 )
-CLASSES_KEY = "classes"  # of a file's metadata: its classes, joined by commas
-ROWS_KEY = "head-rows"  # likewise: what its head's rows name, where these are not its classes
-IMAGES_KEY = "images"  # likewise: how the images were prepared that it was trained on, as JSON
 _PREPARATION = ("white_balance", "framing", "nuclear_stain")
-PHANTOM_FOLDER = Path(__file__).parent / "pretrained"
 
 
 def load_initial_weights(model: Network, settings: ModelSettings, images: ImageSettings) -> list[str]:
@@ -64,9 +70,9 @@ def load_initial_weights(model: Network, settings: ModelSettings, images: ImageS
     """
     if settings.weights == "none":
         return []
-    settings = _in_a_file(settings, images)
+    settings = with_shipped_file(settings, images)
     source = _read(settings)
-    told = _metadata(_file(settings))
+    told = metadata_of(weights_file(settings))
     _warn_of_other_images(settings, told, images)
     target = model.state_dict()
     found = {
@@ -85,79 +91,18 @@ def load_initial_weights(model: Network, settings: ModelSettings, images: ImageS
     return sorted(found)
 
 
-def find_weights(settings: ModelSettings, beside: Path) -> ModelSettings:
-    """The settings with the place of a weights file that lies beside the study's own file, in the folder `beside`.
-
-    They stay as written, which means the working folder, where no such file is there, or the same one is in both.
-    """
-    path = Path(settings.weights)
-    found = beside / path
-    is_there = path.suffix in _SUFFIXES and not path.is_absolute() and found.is_file()
-    if not is_there or (path.is_file() and path.samefile(found)):
-        return settings
-    return settings.model_copy(update={"weights": str(found.resolve())})
-
-
-def check_weights(settings: ModelSettings, beside: Path | None = None) -> None:
-    """Check that the weights file that the settings name, if any, is there.
-
-    Args:
-        beside: the folder where `find_weights` looked first.
-
-    Raises:
-        SettingError, DataError: there is none.
-    """
-    if settings.weights == "phantom":
-        _shipped_for(settings.backbone)
-    path = _file(settings)
-    if path is not None and not path.is_file():
-        raise _no_such_file(path, beside)
-
-
 def _read(settings: ModelSettings) -> Mapping[str, Tensor]:
-    path = _file(settings)
+    path = weights_file(settings)
     return _read_published(settings) if path is None else _read_file(path)
-
-
-def _file(settings: ModelSettings) -> Path | None:
-    """The file that holds the weights; None for torchvision's."""
-    path = Path(settings.weights)
-    return path if path.suffix in _SUFFIXES else None
-
-
-def _in_a_file(settings: ModelSettings, images: ImageSettings) -> ModelSettings:
-    """The settings with the file of the shipped network whose images were most like these; others stay as they are."""
-    if settings.weights != "phantom":
-        return settings
-
-    def distance(path: Path) -> tuple[float, float]:
-        """By stain first: a network knows no stain but its own, and may shrink or stretch what it looks at."""
-        theirs = ImageSettings.model_validate_json(_metadata(path)[IMAGES_KEY])
-        return abs(theirs.nuclear_stain - images.nuclear_stain), abs(math.log(theirs.size_px / images.size_px))
-
-    return settings.model_copy(update={"weights": str(min(_shipped_for(settings.backbone), key=distance))})
-
-
-def _shipped_for(backbone: str) -> list[Path]:
-    """The files of the networks shipped for a backbone."""
-    shipped = sorted(PHANTOM_FOLDER.glob(f"{backbone}-*.safetensors"))
-    if not shipped:
-        raise SettingError(
-            f"no phantom weights are shipped for backbone '{backbone}'",
-            remedy="make them with wbc-simulate pretrain and give that file as weights, or use weights = 'none'",
-        )
-    return shipped
 
 
 def _read_file(path: Path) -> Mapping[str, Tensor]:
     if not path.exists():
-        raise _no_such_file(path)
+        raise no_such_file(path)
     remedy = "check the file; a .pth file must hold a plain state dict of tensors"
     try:
         values = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, weights_only=True, map_location="cpu")
+            load_file(path) if path.suffix == SAFETENSORS else torch.load(path, weights_only=True, map_location="cpu")
         )
     except _UNREADABLE as error:
         raise DataError(f"cannot read weights {path.name}: {type(error).__name__}", remedy=remedy) from error
@@ -165,16 +110,6 @@ def _read_file(path: Path) -> Mapping[str, Tensor]:
     if not _is_state_dict(values):
         raise DataError(f"weights {path.name} hold something else than named tensors", remedy=remedy)
     return values
-
-
-def _no_such_file(path: Path, beside: Path | None = None) -> DataError:
-    places = [beside / path, path] if beside is not None else [path]
-    listed = " nor ".join(str(place) for place in dict.fromkeys(place.absolute() for place in places))
-    made = f"make it with wbc-simulate pretrain {path.name} (the study's file may say with which options)"
-    return DataError(
-        f"cannot read weights {path.name}: no such file {listed}",
-        remedy=f"{made}, or change model.weights" if path.suffix == ".safetensors" else "change model.weights",
-    )
 
 
 def _is_state_dict(values: object) -> TypeGuard[dict[str, Tensor]]:
@@ -191,7 +126,7 @@ def _read_published(settings: ModelSettings) -> Mapping[str, Tensor]:
         weights = torchvision.models.get_weight(settings.weights)
     except (ValueError, AttributeError, KeyError) as error:
         raise SettingError(
-            f"weights '{settings.weights}' are neither a file ({', '.join(_SUFFIXES)}) nor known to torchvision",
+            f"weights '{settings.weights}' are neither a file ({', '.join(SUFFIXES)}) nor known to torchvision",
             remedy="give a path, or e.g. ResNet18_Weights.IMAGENET1K_V1, or 'none'",
         ) from error
     try:
@@ -227,14 +162,6 @@ def _warn_of_other_images(settings: ModelSettings, told: Mapping[str, str], imag
             Path(settings.weights).name,
             ", ".join(others),
         )
-
-
-def _metadata(path: Path | None) -> dict[str, str]:
-    """What a safetensors file says of itself; nothing of other weights."""
-    if path is None or path.suffix != ".safetensors":
-        return {}
-    with safe_open(path, framework="pt") as file:
-        return dict(file.metadata() or {})
 
 
 def _head(

@@ -24,6 +24,7 @@ from wbc_client.dataset.cell_set import SPLITS, CellSet, joined
 from wbc_client.dataset.opening import read_cells
 from wbc_client.dataset.packed import packed_metadata, write_packed
 from wbc_client.evaluation.counting import count
+from wbc_client.evaluation.neighbours import predicted_classes
 from wbc_client.evaluation.stain_averaging import predict_averaged
 from wbc_client.predict import load_model
 from wbc_client.site import read_site
@@ -188,15 +189,13 @@ def _cross_fitted(name: str, cells: CellSet, study: StudyConfig, folder: RunFold
     """Counts of a clinic's cells, each named by the model that has not seen its third; on the draws of all methods."""
     folds = torch.from_numpy(oracle_folds(name, cells))
     images = prepare(cells.images, study.images)
-    logits = torch.zeros(len(cells), len(study.classes))
+    settings, predicted = study.evaluation, torch.zeros(len(cells), dtype=torch.int64)
     for fold in range(_ORACLE_FOLDS):
         model, _ = load_model(RunFolder(folder.path / "bounds" / f"{name}-{fold}").model)
-        logits[folds == fold] = predict_averaged(
-            model, images[folds == fold], torch.device("cpu"), draws=study.evaluation.stain_draws
-        )
-    return count(
-        logits, cells, replicates=study.evaluation.bootstrap_replicates, draw_seed=derive_seed("bootstrap", name)
-    )
+        third = images[folds == fold]
+        logits, features = predict_averaged(model, third, torch.device("cpu"), draws=settings.stain_draws)
+        predicted[folds == fold] = predicted_classes(logits, features, together=settings.together)
+    return count(predicted, cells, replicates=settings.bootstrap_replicates, draw_seed=derive_seed("bootstrap", name))
 
 
 def _write_figures(

@@ -50,7 +50,7 @@ def run(
     """Run one federated study and write its run folder: metrics, model, report."""
     from rich.console import Console
 
-    from wbc_common.weights import check_weights
+    from wbc_common.weights_file import check_weights
     from wbc_server.run_folder import RunFolder
     from wbc_simulations.display import StudyDisplay
     from wbc_simulations.engine.engines import check_engine

@@ -50,7 +50,7 @@ def plan_run(
     study: Path | None, data: Path | None, held_out: list[str] | None, changes: list[str] | None
 ) -> "tuple[Experiment, StudyConfig]":
     """The experiment and the plan of one run, with a weights file that lies beside the experiment's."""
-    from wbc_common.weights import find_weights
+    from wbc_common.weights_file import find_weights
     from wbc_simulations.experiment import DEFAULT_EXPERIMENT, plan_study, read_experiment, with_changes
 
     experiment, settings = with_changes(read_experiment(study or DEFAULT_EXPERIMENT, data), parse_changes(changes))

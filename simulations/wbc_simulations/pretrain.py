@@ -31,7 +31,7 @@ from wbc_common.memory import hand_back_now
 from wbc_common.models import Network, build_model
 from wbc_common.seeds import derive_seed, numpy_generator
 from wbc_common.study import ImageSettings, StudyConfig, parse_study
-from wbc_common.weights import CLASSES_KEY, IMAGES_KEY
+from wbc_common.weights_file import CLASSES_KEY, IMAGES_KEY
 from wbc_simulations.phantom import Domain, blended_domain, case_mix, domain_names, load_domain, render
 
 _CELLS_PER_PATIENT = 4

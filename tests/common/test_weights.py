@@ -14,7 +14,8 @@ from wbc_common.errors import DataError, SettingError
 from wbc_common.models import Network, build_model
 from wbc_common.study import ImageSettings, ModelSettings
 from wbc_common.vision import torchvision
-from wbc_common.weights import PHANTOM_FOLDER, check_weights, find_weights, load_initial_weights
+from wbc_common.weights import load_initial_weights
+from wbc_common.weights_file import PHANTOM_FOLDER, check_weights, find_weights
 
 State = dict[str, Tensor]
 NAME = "ResNet18_Weights.IMAGENET1K_V1"
@@ -277,7 +278,7 @@ def test_a_name_that_nobody_knows_is_refused(name: str) -> None:
 def test_phantom_weights_that_are_not_shipped_are_a_setting_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wbc_common.weights.PHANTOM_FOLDER", tmp_path)
+    monkeypatch.setattr("wbc_common.weights_file.PHANTOM_FOLDER", tmp_path)
     settings = ModelSettings(backbone="resnet18", weights="phantom")
     for act in (lambda: load("phantom"), lambda: check_weights(settings)):
         with pytest.raises(SettingError, match="no phantom weights are shipped for backbone 'resnet18'"):

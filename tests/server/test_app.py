@@ -15,7 +15,7 @@ from wbc_client.location import NODE_KEY
 from wbc_common.errors import ConnectionFailure
 from wbc_common.models import build_model, is_head
 from wbc_common.study import ModelSettings, StudyConfig, parse_study
-from wbc_common.weights import PHANTOM_FOLDER
+from wbc_common.weights_file import PHANTOM_FOLDER
 from wbc_common.wire import decode_task
 from wbc_server.app import expected_at_the_end, initial_model, run_study, tell_shares
 from wbc_server.exchange.deployment import Deployment

@@ -30,12 +30,11 @@ def evaluate(
     cells are compared on the same draws (paired bootstrap, docs/method.md §5.5).
     """
     logits = predict(model, cells.images, device, precision=precision)
-    return count(logits, cells, replicates=replicates, draw_seed=draw_seed)
+    return count(logits.argmax(dim=1), cells, replicates=replicates, draw_seed=draw_seed)
 
 
-def count(logits: torch.Tensor, cells: CellSet, *, replicates: int, draw_seed: int) -> Evaluation:
-    """The counts of `evaluate` from logits [N, C] of the cells."""
-    predicted = logits.argmax(dim=1)
+def count(predicted: torch.Tensor, cells: CellSet, *, replicates: int, draw_seed: int) -> Evaluation:
+    """The counts of `evaluate` from the classes int64 [N] that the cells are predicted to be."""
     exact = cells.exact
     true, guess = cells.labels[exact].numpy(), predicted[exact].numpy()
     num_classes = cells.allowed.shape[1]

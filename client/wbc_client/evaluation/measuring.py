@@ -10,6 +10,7 @@ from wbc_client.clinic import Clinic
 from wbc_client.dataset.cell_set import CellSet
 from wbc_client.evaluation.calibration import correct_prior_shift, count_calibration
 from wbc_client.evaluation.counting import count
+from wbc_client.evaluation.neighbours import predicted_classes
 from wbc_client.evaluation.stain_averaging import predict_averaged
 from wbc_client.personal import fit_personal_head, keep_head
 from wbc_client.state.draw_seed import bootstrap_seed
@@ -23,10 +24,10 @@ from wbc_common.wire import Arrays, CalibrationRequest, Evaluation, Task
 def measure(clinic: Clinic, cells: CellSet, task: Task, arrays: Arrays) -> Evaluation:
     """Counts of the received model on some of this clinic's cells."""
     settings = clinic.study.evaluation
-    logits = _logits(clinic, clinic.model(arrays), cells, averaged=task.averaged)
+    logits, predicted = _predicted(clinic, clinic.model(arrays), cells, is_final=task.averaged)
     replicates = min(task.replicates, settings.bootstrap_replicates)
     draw_seed = bootstrap_seed(clinic.site.state_dir) if replicates else 0
-    found = count(logits, cells, replicates=replicates, draw_seed=draw_seed)
+    found = count(predicted, cells, replicates=replicates, draw_seed=draw_seed)
     if task.calibration is None or not settings.calibration:
         return found
     return _with_calibration(found, logits, cells, task.calibration)
@@ -39,12 +40,16 @@ def measure_personal_head(
     model, name = clinic.model(arrays), clinic.site.clinic
     fit_personal_head(model, training, clinic.study, clinic=name, stains=stains)
     keep_head(model, clinic.site.state_dir, clinic.study)
-    return count(_logits(clinic, model, cells, averaged=True), cells, replicates=0, draw_seed=0).confusion
+    _, predicted = _predicted(clinic, model, cells, is_final=True)
+    return count(predicted, cells, replicates=0, draw_seed=0).confusion
 
 
-def _logits(clinic: Clinic, model: Network, cells: CellSet, *, averaged: bool) -> Tensor:
-    draws = clinic.study.evaluation.stain_draws if averaged else 0
-    return predict_averaged(model, cells.images, clinic.device, draws=draws, precision=clinic.precision)
+def _predicted(clinic: Clinic, model: Network, cells: CellSet, *, is_final: bool) -> tuple[Tensor, Tensor]:
+    """Logits [N, C], of each cell by itself, and classes [N]; rounds look once at a cell and not at its neighbours."""
+    settings, images = clinic.study.evaluation, cells.images
+    draws = settings.stain_draws if is_final else 0
+    logits, features = predict_averaged(model, images, clinic.device, draws=draws, precision=clinic.precision)
+    return logits, predicted_classes(logits, features, together=is_final and settings.together)
 
 
 def _with_calibration(found: Evaluation, logits: Tensor, cells: CellSet, wish: CalibrationRequest) -> Evaluation:

@@ -1,14 +1,13 @@
 """Test-time averaging: a prediction that hangs neither on the one stain nor on the one position of an image.
 
 Probabilities are averaged over the image as it is and versions of it in other stains, each turned or mirrored as well.
-Stains and positions are the same for every image, clinic and model: a prediction depends on the image alone, and
-what is measured at a held-out clinic is what `wbc-client predict` says.
+Stains and positions are the same for every image, clinic and model: these probabilities depend on the image alone.
 """
 
 import torch
 from torch import Tensor
 
-from wbc_client.features import predict
+from wbc_client.features import predict_with_features
 from wbc_client.precision import Precision
 from wbc_client.training.augmentation import stained_alike
 from wbc_common.models import Network
@@ -20,19 +19,23 @@ _QUARTER_TURNS = 4
 
 def predict_averaged(
     model: Network, images: Tensor, device: torch.device, *, draws: int, precision: Precision = "fp32"
-) -> Tensor:
-    """Logarithms of the mean probabilities, float32 [N, C], of images uint8 [N, 3, H, W]; plain logits without draws.
+) -> tuple[Tensor, Tensor]:
+    """Logits and features of images uint8 [N, 3, H, W], over the image and its versions.
 
     Args:
         draws: versions beside the image itself; 7 make all eight positions of a square.
+
+    Returns:
+        Logarithms of the mean probabilities, float32 [N, C], plain logits without draws; mean features, float32 [N, D].
     """
-    logits = predict(model, images, device, precision=precision)
+    logits, features = predict_with_features(model, images, device, precision=precision)
     if draws == 0:
-        return logits
+        return logits, features
     total = logits.softmax(dim=1)
     for number in range(1, draws + 1):
-        total = total + predict(model, _version(images, number, device), device, precision=precision).softmax(dim=1)
-    return (total / (draws + 1)).clamp_min(torch.finfo(total.dtype).tiny).log()
+        logits, seen = predict_with_features(model, _version(images, number, device), device, precision=precision)
+        total, features = total + logits.softmax(dim=1), features + seen
+    return (total / (draws + 1)).clamp_min(torch.finfo(total.dtype).tiny).log(), features / (draws + 1)
 
 
 def _version(images: Tensor, number: int, device: torch.device) -> Tensor:

@@ -44,6 +44,8 @@ class EvaluationSettings(Settings):
             τ = 1, half-way at 0.5, so that with `training` τ_p = τ predicts for the training federation's mix.
         stain_draws: predictions of the finished model are averaged over this many versions of each image beside itself,
             in other stains and turned or mirrored; 0 looks at the image once, as rounds do.
+        together: the finished model predicts a clinic's cells together: those that it sees alike agree on a class
+            (docs/method.md §5); otherwise each by itself, as in rounds. Probabilities stay each cell's own.
         calibration: let clinics send counts in shared bins of probability at the end (docs/method.md §5.4).
         coverage: of conformal sets, aimed at on the training clinics' validation cells.
     """
@@ -54,5 +56,6 @@ class EvaluationSettings(Settings):
     prediction_prior: Literal["balanced", "training"] | dict[str, float] = "balanced"
     prediction_tau: float = Field(1.0, ge=0, le=10)
     stain_draws: int = Field(7, ge=0, le=64)
+    together: bool = True
     calibration: bool = True
     coverage: float = Field(0.9, gt=0, lt=1)

@@ -10,7 +10,7 @@ import numpy as np
 from wbc_common.arrays_file import arrays_as_file
 from wbc_common.files import write_atomically
 from wbc_common.study import StudyConfig
-from wbc_common.weights import CLASSES_KEY, ROWS_KEY
+from wbc_common.weights_file import CLASSES_KEY, ROWS_KEY
 from wbc_server.run_folder import RunFolder
 
 

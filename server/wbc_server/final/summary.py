@@ -95,6 +95,7 @@ def describe_study(study: StudyConfig) -> dict[str, Any]:
             "prediction_prior": json.dumps(study.evaluation.prediction_prior).strip('"'),
             "prediction_tau": study.evaluation.prediction_tau,
             "stain_draws": study.evaluation.stain_draws,
+            "together": study.evaluation.together,
             "privacy": study.privacy.mode,
         },
     }

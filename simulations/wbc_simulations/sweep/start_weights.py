@@ -1,14 +1,14 @@
 """The files that a sweep's networks start from: found before any run, not missed by each of them in its turn.
 
-A run keeps where its file lay (`wbc_common.weights.find_weights`), so it can be gone on with from any folder. Names,
-folders and tables keep what the study says.
+A run keeps where its file lay (`wbc_common.weights_file.find_weights`), so it can be gone on with from any folder.
+Names, folders and tables keep what the study says.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from wbc_common.weights import check_weights, find_weights
+from wbc_common.weights_file import check_weights, find_weights
 from wbc_simulations.sweep.cells import Cell, state_of
 
 
