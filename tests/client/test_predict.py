@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from wbc_client.evaluation.neighbours import LEAST_CELLS
 from wbc_client.predict import Prediction, classify, load_model
 from wbc_common.arrays_file import arrays_as_file
 from wbc_common.cells import CLASSES_5
@@ -48,6 +49,26 @@ def test_a_model_of_a_field_in_micrometres_sees_that_field(noise: Path, tmp_path
     assert shown.probabilities != _classified(_study(), noise).probabilities
 
 
+def test_images_are_classified_together_and_what_each_would_be_alone_is_told(tmp_path: Path) -> None:
+    draws = np.random.default_rng(1)
+    paths = [tmp_path / f"{number}.png" for number in range(LEAST_CELLS)]
+    for path in paths:
+        Image.fromarray(draws.integers(0, draws.integers(2, 256), (32, 32, 3), dtype=np.uint8)).save(path)
+    alone, together = (_all_classified(_study(), paths, together=value) for value in (False, True))
+    assert [found.probabilities for found in together] == [found.probabilities for found in alone]
+    assert all(found.cell_class == found.alone for found in alone)
+    assert [found.alone for found in together] == [found.cell_class for found in alone]
+    changed = [found for found in together if found.cell_class != found.alone]
+    assert changed
+    assert all(found.probability < found.probabilities[found.alone] for found in changed)
+
+
+def _all_classified(study: StudyConfig, paths: list[Path], *, together: bool) -> list[Prediction]:
+    evaluation = study.evaluation.model_copy(update={"together": together})
+    model = build_model(study.model, study.head_rows, seed=0).eval()
+    return classify(model, study.model_copy(update={"evaluation": evaluation}), paths)
+
+
 def _exported(folder: Path, **changes: str) -> Path:
     study, path = _study(), folder / "model.safetensors"
     arrays = {
@@ -64,10 +85,12 @@ def test_an_exported_model_comes_back_with_its_study(tmp_path: Path) -> None:
     assert model.head.weight.shape[0] == 13
 
 
-def test_a_model_from_before_fine_classes_has_one_row_a_class(tmp_path: Path) -> None:
-    old = parse_study({**_study().model_dump(), "model": {"fine_classes": False}}, "old")
+def test_a_model_from_before_fine_classes_has_one_row_a_class_and_looks_at_no_neighbour(tmp_path: Path) -> None:
+    values = _study().model_dump()
+    values |= {"model": {"fine_classes": False}, "evaluation": {**values["evaluation"], "together": False}}
+    old = parse_study(values, "old")
     path, told = tmp_path / "model.safetensors", old.model_dump(mode="json")
-    del told["model"]["fine_classes"]
+    del told["model"]["fine_classes"], told["evaluation"]["together"]
     arrays = {key: value.numpy() for key, value in build_model(old.model, old.head_rows, seed=0).state_dict().items()}
     write_atomically(path, *arrays_as_file(arrays, {"study": json.dumps(told), "classes": ",".join(CLASSES_5)}))
     model, study = load_model(path)

@@ -9,8 +9,11 @@ import pytest
 
 from wbc_client import clinic
 from wbc_client.clinic import Clinic, open_clinic
+from wbc_client.evaluation.neighbours import predicted_classes
+from wbc_client.evaluation.stain_averaging import predict_averaged
 from wbc_client.tasks import perform
 from wbc_client.training.local import train_locally
+from wbc_common.confusion import confusion_matrix
 from wbc_common.errors import MessageError, PolicyError
 from wbc_common.models import build_model, model_arrays
 from wbc_common.study import parse_study
@@ -50,6 +53,20 @@ def test_no_more_draws_leave_than_the_plan_names(finished_run: RunFolder) -> Non
     reply = perform(west, Task("evaluate", west.study.hash, 1, model_of(west), split="all", replicates=10**6))
     assert isinstance(reply, Evaluation)
     assert len(reply.replicates) == west.study.evaluation.bootstrap_replicates
+
+
+def test_only_the_finished_model_names_a_clinics_cells_together(finished_run: RunFolder) -> None:
+    east = clinic_of(finished_run, "east")
+    cells, task = east.cells, Task("evaluate", east.study.hash, 1, model_of(east), split="all")
+    for is_final, draws in ((False, 0), (True, east.study.evaluation.stain_draws)):
+        reply = perform(east, replace(task, averaged=is_final))
+        seen = predict_averaged(
+            east.model(model_of(east)), cells.images, east.device, draws=draws, precision=east.precision
+        )
+        expected = predicted_classes(*seen, together=is_final)[cells.exact].numpy()
+        assert is_final == (not np.array_equal(expected, seen[0].argmax(dim=1)[cells.exact].numpy()))
+        assert isinstance(reply, Evaluation)
+        assert np.array_equal(reply.confusion, confusion_matrix(cells.labels[cells.exact].numpy(), expected, 5))
 
 
 def a_round(clinic: Clinic, number: int, model: Arrays) -> RoundReply:

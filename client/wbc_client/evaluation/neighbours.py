@@ -1,9 +1,9 @@
 """A clinic's cells predicted together: what the network sees alike is drawn to one class, without a label or a step.
 
-LAME (Boudiaf et al., CVPR 2022, eq. 3 and 7): each cell's class probabilities z_i start from the network's q_i and are
-iterated as z_i ∝ q_i·exp(Σ_j w_ij·z_j), where w joins cells of like features. The network stays as it is, and no class
-mix is assumed: a clinic of lymphocytes alone is not pulled apart. (Prototypes of the clinic's own cells, as in SHOT,
-did more on clinics of mixed cells and spoilt those where one class dominates, as in leukaemia: docs/results.md.)
+LAME (Boudiaf et al., CVPR 2022; docs/method.md §5.7): each cell's class probabilities z_i start from the network's q_i
+and are iterated as z_i ∝ q_i·exp(Σ_j w_ij·z_j), where w joins cells of like features. The network stays as it is, and
+no class mix is assumed: a clinic of lymphocytes alone is not pulled apart. (Prototypes of the clinic's own cells, as in
+SHOT, did more on clinics of mixed cells and spoilt those where one class dominates, as in leukaemia: docs/results.md.)
 
 Deviation: w_ij = 1 for *mutual* neighbours only, where the paper takes the neighbours of either. So a cell that is the
 only one of its class, and no cell's neighbour, keeps the network's word.
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 LEAST_CELLS = 50  # with fewer, the nearest cells are not near
-NEIGHBOURS_OF_ROOT = 0.4  # k over the root of the number of cells; chosen on clinics left out (docs/results.md)
+NEIGHBOURS = 5  # k; more outvote classes of few cells (docs/results.md)
 _STEPS = 100
 _TOLERANCE = 1e-6
 
@@ -25,17 +25,15 @@ def predicted_classes(logits: Tensor, features: Tensor, *, together: bool) -> Te
     """
     if not together or len(logits) < LEAST_CELLS:
         return logits.argmax(dim=1)
-    from scipy.special import log_softmax, softmax
     from sklearn.neighbors import kneighbors_graph
 
     # A feature beyond float's range, of an image like no other, joins nothing; it must not end the measurement.
-    likest = round(NEIGHBOURS_OF_ROOT * len(logits) ** 0.5)
-    graph = kneighbors_graph(torch.nan_to_num(features).numpy(), likest, metric="cosine", include_self=False)
+    graph = kneighbors_graph(torch.nan_to_num(features).numpy(), NEIGHBOURS, metric="cosine", include_self=False)
     mutual = graph.minimum(graph.T)
-    own = log_softmax(torch.nan_to_num(logits.double()).numpy(), axis=1)
-    shares = softmax(own, axis=1)
+    own = torch.nan_to_num(logits.double()).log_softmax(dim=1)
+    shares = own.exp()
     for _ in range(_STEPS):
-        before, shares = shares, softmax(own + mutual @ shares, axis=1)
-        if abs(shares - before).max() < _TOLERANCE:
+        before, shares = shares, (own + torch.from_numpy(mutual @ shares.numpy())).softmax(dim=1)
+        if (shares - before).abs().max() < _TOLERANCE:
             break
-    return torch.from_numpy(shares.argmax(axis=1))
+    return shares.argmax(dim=1)
