@@ -47,7 +47,7 @@ def reference_experiment(precision: str, *, rounds: int = 10) -> Experiment:
         "training": {"precision": precision},
         "loss": {"classification": "cross-entropy", "alignment_weight": 0.0, "guide_weight": 0.0},
         "aggregation": {"rule": "fedavg"},
-        "evaluation": {"stain_draws": 0},  # the floors measure nothing at all
+        "evaluation": {"stain_draws": 0, "together": False},  # the floors measure nothing at all
     }
     return Experiment(study=study, data=DataSource(kind="phantom", clinics=clinics))
 
