@@ -18,7 +18,7 @@ from wbc_common.errors import SettingError
 from wbc_common.head_rows import HeadRows
 from wbc_common.settings.images import ImageSettings
 from wbc_common.settings.loss import LossSettings
-from wbc_common.settings.model import ModelSettings
+from wbc_common.settings.model import ModelSettings, with_cells_by_themselves_from_random_weights
 from wbc_common.settings.participation import ParticipationSettings
 from wbc_common.settings.personal import PersonalSettings
 from wbc_common.settings.privacy import PrivacySettings, with_private_training
@@ -95,8 +95,11 @@ class StudyConfig(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _trained_as_privacy_needs(cls, values: Any) -> Any:
-        return with_rehearsal_where_it_fits(with_private_training(values)) if isinstance(values, dict) else values
+    def _defaults_that_hang_on_others(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        values = with_cells_by_themselves_from_random_weights(with_private_training(values))
+        return with_rehearsal_where_it_fits(values)
 
     @model_validator(mode="after")
     def _nothing_contradicts(self) -> Self:

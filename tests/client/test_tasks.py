@@ -57,6 +57,8 @@ def test_no_more_draws_leave_than_the_plan_names(finished_run: RunFolder) -> Non
 
 def test_only_the_finished_model_names_a_clinics_cells_together(finished_run: RunFolder) -> None:
     east = clinic_of(finished_run, "east")
+    together = east.study.evaluation.model_copy(update={"together": True})
+    east = replace(east, study=east.study.model_copy(update={"evaluation": together}))
     cells, task = east.cells, Task("evaluate", east.study.hash, 1, model_of(east), split="all")
     for is_final, draws in ((False, 0), (True, east.study.evaluation.stain_draws)):
         reply = perform(east, replace(task, averaged=is_final))

@@ -243,3 +243,21 @@ def test_a_plan_with_dp_sgd_has_batches_and_a_rate_of_its_own_where_it_names_non
     write_study(stated, tmp_path / "study.toml")
     assert read_study(tmp_path / "study.toml") == stated
     assert study().training.batch_size == study(privacy={"epsilon": 3.0}).training.batch_size == 32
+
+
+@pytest.mark.parametrize(
+    ("tables", "together"),
+    [
+        ({}, True),
+        ({"model": {"weights": "none"}}, False),
+        ({"model": {"backbone": "resnet18"}}, False),
+        ({"model": {"backbone": "resnet18", "weights": "own.pth"}}, True),
+        ({"model": {"weights": "none"}, "evaluation": {"together": True}}, True),
+        ({"evaluation": {"together": False}}, False),
+    ],
+)
+def test_cells_are_predicted_together_but_for_networks_that_start_at_random(
+    tables: dict[str, Any], together: bool
+) -> None:
+    study = parse_study({"name": "t", "clinics": {"train": ["here"]}, **tables}, "t")
+    assert study.evaluation.together is together

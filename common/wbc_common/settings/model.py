@@ -4,9 +4,21 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from wbc_common.settings.reading import Settings
+from wbc_common.settings.reading import Settings, table_of
 
 _WITH_SHIPPED_WEIGHTS = ("cnn-small", "p4cnn-small")
+
+
+def with_cells_by_themselves_from_random_weights(plan: dict[str, Any]) -> dict[str, Any]:
+    """A plan's values with `evaluation.together` off where the network starts at random and the plan does not say.
+
+    What such a network sees alike is often not of one class, and rare classes are outvoted (docs/results.md).
+    """
+    model, evaluation = table_of(plan, "model"), plan.get("evaluation", {})
+    shipped = "phantom" if model.get("backbone", "cnn-small") in _WITH_SHIPPED_WEIGHTS else "none"
+    if not isinstance(evaluation, dict) or "together" in evaluation or model.get("weights", shipped) != "none":
+        return plan
+    return {**plan, "evaluation": {**evaluation, "together": False}}
 
 
 class ModelSettings(Settings):

@@ -36,6 +36,12 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise SettingError(f"{path} is not valid TOML: {error}", remedy="correct that line") from error
 
 
+def table_of(plan: dict[str, Any], name: str) -> dict[str, Any]:
+    """A table of a plan's values before they are checked; empty where there is none, or something else."""
+    table = plan.get(name)
+    return table if isinstance(table, dict) else {}
+
+
 def validated(model: type[Model], values: dict[str, Any], origin: str) -> Model:
     """`model` from plain values, with pydantic's complaints turned into one SettingError that names each key."""
     try:

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from wbc_common.settings.reading import table_of
+
 if TYPE_CHECKING:
     from wbc_common.study import StudyConfig
 
@@ -9,7 +11,7 @@ if TYPE_CHECKING:
 def with_rehearsal_where_it_fits(plan: dict[str, Any]) -> dict[str, Any]:
     """A plan's values with rehearsal off where it cannot be and the plan does not ask for it."""
     training = plan.get("training", {})
-    images, loss, privacy = (_table(plan, name) for name in ("images", "loss", "privacy"))
+    images, loss, privacy = (table_of(plan, name) for name in ("images", "loss", "privacy"))
     reasons = _reasons_against(
         framing=images.get("framing", "nucleus"),
         white_balance=images.get("white_balance", True),
@@ -31,11 +33,6 @@ def rehearsal_contradictions(study: "StudyConfig") -> list[str]:
         alignment=study.loss.alignment,
         privacy=study.privacy.mode,
     )
-
-
-def _table(plan: dict[str, Any], name: str) -> dict[str, Any]:
-    table = plan.get(name)
-    return table if isinstance(table, dict) else {}
 
 
 def _reasons_against(*, framing: object, white_balance: object, alignment: object, privacy: object) -> list[str]:
