@@ -45,8 +45,8 @@ class EvaluationSettings(Settings):
         stain_draws: predictions of the finished model are averaged over this many versions of each image beside itself,
             in other stains and turned or mirrored; 0 looks at the image once, as rounds do.
         together: the finished model predicts a clinic's cells together: those that it sees alike agree on a class
-            (docs/method.md §5.7); otherwise each by itself, as in rounds. Probabilities stay each cell's own. On where the
-            plan does not say, but for networks that start at random.
+            (docs/method.md §5.7); otherwise each by itself, as in rounds. Probabilities stay each cell's own. On where
+            the plan does not say, but for networks that start at random.
         calibration: let clinics send counts in shared bins of probability at the end (docs/method.md §5.4).
         coverage: of conformal sets, aimed at on the training clinics' validation cells.
     """
