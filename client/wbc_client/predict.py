@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from wbc_client.evaluation.neighbours import predicted_classes
-from wbc_client.evaluation.stain_averaging import predict_averaged
+from wbc_client.evaluation.prediction import predict_finished
 from wbc_common.appearance import prepare
 from wbc_common.errors import DataError, SettingError
 from wbc_common.images import read_image
@@ -101,11 +100,9 @@ def classify(
     files = list(paths)
     read = (torch.tensor(read_image(path, side, um_per_px=um_per_px, field_um=field)) for path in files)
     images = prepare(torch.stack([pixels.permute(2, 0, 1) for pixels in read]), study.images)  # uint8 [N, 3, H, W]
-    settings = study.evaluation
-    logits, features = predict_averaged(model, images, torch.device("cpu"), draws=settings.stain_draws)
-    places = predicted_classes(logits, features, together=settings.together).tolist()
+    logits, places = predict_finished(model, images, torch.device("cpu"), study.evaluation)
     probabilities = logits.softmax(dim=1).tolist()
-    return [_prediction(*found, study) for found in zip(files, places, probabilities, strict=True)]
+    return [_prediction(*found, study) for found in zip(files, places.tolist(), probabilities, strict=True)]
 
 
 def image_files(places: Iterable[Path]) -> list[Path]:

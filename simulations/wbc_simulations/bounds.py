@@ -24,8 +24,7 @@ from wbc_client.dataset.cell_set import SPLITS, CellSet, joined
 from wbc_client.dataset.opening import read_cells
 from wbc_client.dataset.packed import packed_metadata, write_packed
 from wbc_client.evaluation.counting import count
-from wbc_client.evaluation.neighbours import predicted_classes
-from wbc_client.evaluation.stain_averaging import predict_averaged
+from wbc_client.evaluation.prediction import predict_finished
 from wbc_client.predict import load_model
 from wbc_client.site import read_site
 from wbc_common.appearance import prepare
@@ -192,9 +191,8 @@ def _cross_fitted(name: str, cells: CellSet, study: StudyConfig, folder: RunFold
     settings, predicted = study.evaluation, torch.zeros(len(cells), dtype=torch.int64)
     for fold in range(_ORACLE_FOLDS):
         model, _ = load_model(RunFolder(folder.path / "bounds" / f"{name}-{fold}").model)
-        third = images[folds == fold]
-        logits, features = predict_averaged(model, third, torch.device("cpu"), draws=settings.stain_draws)
-        predicted[folds == fold] = predicted_classes(logits, features, together=settings.together)
+        third = folds == fold
+        _, predicted[third] = predict_finished(model, images[third], torch.device("cpu"), settings)
     return count(predicted, cells, replicates=settings.bootstrap_replicates, draw_seed=derive_seed("bootstrap", name))
 
 

@@ -10,8 +10,8 @@ from wbc_client.clinic import Clinic
 from wbc_client.dataset.cell_set import CellSet
 from wbc_client.evaluation.calibration import correct_prior_shift, count_calibration
 from wbc_client.evaluation.counting import count
-from wbc_client.evaluation.neighbours import predicted_classes
-from wbc_client.evaluation.stain_averaging import predict_averaged
+from wbc_client.evaluation.prediction import predict_finished
+from wbc_client.features import predict
 from wbc_client.personal import fit_personal_head, keep_head
 from wbc_client.state.draw_seed import bootstrap_seed
 from wbc_client.training.virtual_stains import VirtualStains
@@ -46,10 +46,11 @@ def measure_personal_head(
 
 def _predicted(clinic: Clinic, model: Network, cells: CellSet, *, is_final: bool) -> tuple[Tensor, Tensor]:
     """Logits [N, C], of each cell by itself, and classes [N]; rounds look once at a cell and not at its neighbours."""
-    settings, images = clinic.study.evaluation, cells.images
-    draws = settings.stain_draws if is_final else 0
-    logits, features = predict_averaged(model, images, clinic.device, draws=draws, precision=clinic.precision)
-    return logits, predicted_classes(logits, features, together=is_final and settings.together)
+    if is_final:
+        settings = clinic.study.evaluation
+        return predict_finished(model, cells.images, clinic.device, settings, precision=clinic.precision)
+    logits = predict(model, cells.images, clinic.device, precision=clinic.precision)
+    return logits, logits.argmax(dim=1)
 
 
 def _with_calibration(found: Evaluation, logits: Tensor, cells: CellSet, wish: CalibrationRequest) -> Evaluation:

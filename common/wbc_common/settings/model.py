@@ -9,14 +9,21 @@ from wbc_common.settings.reading import Settings, table_of
 _WITH_SHIPPED_WEIGHTS = ("cnn-small", "p4cnn-small")
 
 
+def _with_weights(model: dict[str, Any]) -> dict[str, Any]:
+    """A table's values with random weights where it names none, and a backbone that we ship none for."""
+    if "weights" in model or model.get("backbone", _WITH_SHIPPED_WEIGHTS[0]) in _WITH_SHIPPED_WEIGHTS:
+        return model
+    return {**model, "weights": "none"}
+
+
 def with_cells_by_themselves_from_random_weights(plan: dict[str, Any]) -> dict[str, Any]:
     """A plan's values with `evaluation.together` off where the network starts at random and the plan does not say.
 
     What such a network sees alike is often not of one class, and rare classes are outvoted (docs/results.md).
     """
-    model, evaluation = table_of(plan, "model"), plan.get("evaluation", {})
-    shipped = "phantom" if model.get("backbone", "cnn-small") in _WITH_SHIPPED_WEIGHTS else "none"
-    if not isinstance(evaluation, dict) or "together" in evaluation or model.get("weights", shipped) != "none":
+    evaluation = plan.get("evaluation", {})
+    starts_at_random = _with_weights(table_of(plan, "model")).get("weights") == "none"
+    if not isinstance(evaluation, dict) or "together" in evaluation or not starts_at_random:
         return plan
     return {**plan, "evaluation": {**evaluation, "together": False}}
 
@@ -37,6 +44,4 @@ class ModelSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _random_where_none_is_shipped(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or "weights" in values or "backbone" not in values:
-            return values
-        return values if values["backbone"] in _WITH_SHIPPED_WEIGHTS else {**values, "weights": "none"}
+        return _with_weights(values) if isinstance(values, dict) else values
