@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wbc_client.evaluation.neighbours import LEAST_CELLS, predicted_classes
+from wbc_client.evaluation.neighbours import LEAST_CELLS, NEIGHBOURS, RARER_COUNT_MORE, predicted_classes
 
 
 def groups(*sizes: int) -> Tensor:
@@ -54,15 +54,16 @@ def test_the_order_of_the_cells_does_not_matter() -> None:
     assert predicted_classes(logits[order], features[order], together=True).equal(found[order])
 
 
-def test_it_is_the_fixed_point_of_the_papers_iteration_on_mutual_neighbours() -> None:
+def test_it_is_the_fixed_point_of_the_iteration_on_mutual_neighbours() -> None:
     features, logits = groups(30, 30), torch.randn(60, 3, generator=torch.Generator().manual_seed(2))
     unit = features / features.norm(dim=1, keepdim=True)
     likeness = (unit @ unit.T).fill_diagonal_(-2)
-    near = torch.zeros(60, 60).scatter_(1, likeness.topk(5, dim=1).indices, 1.0)
+    near = torch.zeros(60, 60).scatter_(1, likeness.topk(NEIGHBOURS, dim=1).indices, 1.0)
     joined, own = (near * near.T).double(), logits.double().log_softmax(dim=1)
     shares = own.exp()
     for _ in range(1000):
-        shares = (own + joined @ shares).softmax(dim=1)
+        weights = shares.sum(dim=0).clamp(min=1) ** -RARER_COUNT_MORE
+        shares = (own + (joined @ shares) * weights).softmax(dim=1)
     assert not shares.argmax(dim=1).equal(own.argmax(dim=1)), "neighbours decide nothing here"
     assert predicted_classes(logits, features, together=True).equal(shares.argmax(dim=1))
 

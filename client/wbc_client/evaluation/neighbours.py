@@ -5,16 +5,18 @@ and are iterated as z_i ∝ q_i·exp(Σ_j w_ij·z_j), where w joins cells of lik
 no class mix is assumed: a clinic of lymphocytes alone is not pulled apart. (Prototypes of the clinic's own cells, as in
 SHOT, did more on clinics of mixed cells and spoilt those where one class dominates, as in leukaemia: docs/results.md.)
 
-Deviation: w_ij = 1 for *mutual* neighbours only, where the paper takes the neighbours of either. So a cell that is the
-only one of its class, and no cell's neighbour, keeps the network's word.
+Deviations: w_ij = 1 for *mutual* neighbours only, where the paper takes the neighbours of either, so that a cell that is
+the only one of its class, and no cell's neighbour, keeps the network's word. And votes for a class count n_c^(−γ), n_c =
+max(1, Σ_j z_jc) the cells that it has by then: the more common, the less.
 """
 
 import torch
 from torch import Tensor
 
 LEAST_CELLS = 50  # with fewer, the nearest cells are not near
-NEIGHBOURS = 5  # k; more outvote classes of few cells (docs/results.md)
-_STEPS = 100
+NEIGHBOURS = 7  # k; more outvote classes of few cells (docs/results.md)
+RARER_COUNT_MORE = 0.1  # γ
+_STEPS = 200
 _TOLERANCE = 1e-6
 
 
@@ -33,7 +35,8 @@ def predicted_classes(logits: Tensor, features: Tensor, *, together: bool) -> Te
     own = torch.nan_to_num(logits.double()).log_softmax(dim=1)
     shares = own.exp()
     for _ in range(_STEPS):
-        before, shares = shares, (own + torch.from_numpy(mutual @ shares.numpy())).softmax(dim=1)
+        votes = torch.from_numpy(mutual @ shares.numpy()) * shares.sum(dim=0).clamp_min(1).pow(-RARER_COUNT_MORE)
+        before, shares = shares, (own + votes).softmax(dim=1)
         if (shares - before).abs().max() < _TOLERANCE:
             break
     return shares.argmax(dim=1)
