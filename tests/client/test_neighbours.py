@@ -37,6 +37,13 @@ def test_the_only_cell_of_its_class_keeps_the_networks_word() -> None:
     assert predicted_classes(sure_of(said, share=0.4), features, together=True).equal(said)
 
 
+def test_a_cell_between_two_classes_is_of_the_rarer_one() -> None:
+    logits = sure_of(torch.tensor([0] * 50 + [1] * 10 + [0]))
+    logits[-1] = torch.tensor([math.log(0.4), math.log(0.38), math.log(0.22)])
+    assert logits[-1].argmax() == 0
+    assert predicted_classes(logits, groups(50, 10, 1), together=True)[-1] == 1
+
+
 def test_a_clinic_of_one_class_is_not_pulled_apart() -> None:
     assert predicted_classes(sure_of(torch.ones(80, dtype=torch.int64)), groups(80), together=True).eq(1).all()
 
@@ -60,7 +67,8 @@ def test_it_is_the_fixed_point_of_the_iteration_on_mutual_neighbours() -> None:
     likeness = (unit @ unit.T).fill_diagonal_(-2)
     near = torch.zeros(60, 60).scatter_(1, likeness.topk(NEIGHBOURS, dim=1).indices, 1.0)
     joined, own = (near * near.T).double(), logits.double().log_softmax(dim=1)
-    shares = own.exp()
+    own -= RARER_COUNT_MORE * own.exp().sum(dim=0).clamp(min=1).log()
+    shares = own.softmax(dim=1)
     for _ in range(1000):
         weights = shares.sum(dim=0).clamp(min=1) ** -RARER_COUNT_MORE
         shares = (own + (joined @ shares) * weights).softmax(dim=1)

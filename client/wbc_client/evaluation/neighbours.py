@@ -5,9 +5,9 @@ and are iterated as z_i ∝ q_i·exp(Σ_j w_ij·z_j), where w joins cells of lik
 no class mix is assumed: a clinic of lymphocytes alone is not pulled apart. (Prototypes of the clinic's own cells, as in
 SHOT, did more on clinics of mixed cells and spoilt those where one class dominates, as in leukaemia: docs/results.md.)
 
-Deviations: w_ij = 1 for *mutual* neighbours only, where the paper takes the neighbours of either, so that a cell that is
-the only one of its class, and no cell's neighbour, keeps the network's word. And votes for a class count n_c^(−γ), n_c =
-max(1, Σ_j z_jc) the cells that it has by then: the more common, the less.
+Deviations: w_ij = 1 for *mutual* neighbours only, where the paper takes the neighbours of either, so that a cell that
+is the only one of its class, and no cell's neighbour, keeps the network's word. And a class counts n_c^(−γ), the more
+common the less: in the network's word by n_c = max(1, Σ_j q_jc), in votes by n_c = max(1, Σ_j z_jc).
 """
 
 import torch
@@ -33,10 +33,16 @@ def predicted_classes(logits: Tensor, features: Tensor, *, together: bool) -> Te
     graph = kneighbors_graph(torch.nan_to_num(features).numpy(), NEIGHBOURS, metric="cosine", include_self=False)
     mutual = graph.minimum(graph.T)
     own = torch.nan_to_num(logits.double()).log_softmax(dim=1)
-    shares = own.exp()
+    own = own + _weights(own.exp()).log()
+    shares = own.softmax(dim=1)
     for _ in range(_STEPS):
-        votes = torch.from_numpy(mutual @ shares.numpy()) * shares.sum(dim=0).clamp_min(1).pow(-RARER_COUNT_MORE)
+        votes = torch.from_numpy(mutual @ shares.numpy()) * _weights(shares)
         before, shares = shares, (own + votes).softmax(dim=1)
         if (shares - before).abs().max() < _TOLERANCE:
             break
     return shares.argmax(dim=1)
+
+
+def _weights(shares: Tensor) -> Tensor:
+    """What a class counts [C], by the class probabilities [N, C] of all cells: less, the more cells it has."""
+    return shares.sum(dim=0).clamp_min(1).pow(-RARER_COUNT_MORE)
