@@ -1,8 +1,9 @@
 """A clinic's cells predicted together: what the network sees alike is drawn to one class, without a label or a step.
 
 LAME (Boudiaf et al., CVPR 2022; docs/method.md §5.7): each cell's class probabilities z_i start from the network's q_i
-and are iterated as z_i ∝ q_i·exp(Σ_j w_ij·z_j), where w joins cells of like features. The network stays as it is, and
-no class mix is assumed: a clinic of lymphocytes alone is not pulled apart. (Prototypes of the clinic's own cells, as in
+and are iterated as z_i ∝ q_i·exp(Σ_j w_ij·z_j), where w joins cells of like features. The network stays as it is. LAME
+assumes no class mix, and what is added below leans but a little to even ones: a clinic of lymphocytes alone is not
+pulled apart, though it loses some 2 points of accuracy (docs/results.md). (Prototypes of the clinic's own cells, as in
 SHOT, did more on clinics of mixed cells and spoilt those where one class dominates, as in leukaemia: docs/results.md.)
 
 Deviations: w_ij = 1 for *mutual* neighbours only, where the paper takes the neighbours of either, so that a cell that
