@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from wbc_common.settings.reading import Settings, table_of
+from wbc_common.settings.reading import Settings, table_of, with_defaults
 
 _WITH_SHIPPED_WEIGHTS = ("cnn-small", "p4cnn-small")
 
@@ -21,11 +21,8 @@ def with_cells_by_themselves_from_random_weights(plan: dict[str, Any]) -> dict[s
 
     What such a network sees alike is often not of one class, and rare classes are outvoted (docs/results.md).
     """
-    evaluation = plan.get("evaluation", {})
     starts_at_random = _with_weights(table_of(plan, "model")).get("weights") == "none"
-    if not isinstance(evaluation, dict) or "together" in evaluation or not starts_at_random:
-        return plan
-    return {**plan, "evaluation": {**evaluation, "together": False}}
+    return with_defaults(plan, "evaluation", together=False) if starts_at_random else plan
 
 
 class ModelSettings(Settings):

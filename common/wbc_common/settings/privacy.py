@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from wbc_common.settings.reading import Settings
+from wbc_common.settings.reading import Settings, table_of, with_defaults
 
 _TRAINING: dict[str, Any] = {"batch_size": 256, "learning_rate": 3e-4}  # chosen in silico, docs/results.md
 
@@ -15,10 +15,8 @@ def with_private_training(plan: dict[str, Any]) -> dict[str, Any]:
     Adam divides a step by the size of its gradients, noise and all: what is clipped and noised moves the network as far
     as what is not, and at the usual rate away from what its start knew.
     """
-    privacy, training = plan.get("privacy"), plan.get("training", {})
-    if not isinstance(privacy, dict) or privacy.get("mode") != "dp-sgd" or not isinstance(training, dict):
-        return plan
-    return {**plan, "training": {**_TRAINING, **training}}
+    is_private = table_of(plan, "privacy").get("mode") == "dp-sgd"
+    return with_defaults(plan, "training", **_TRAINING) if is_private else plan
 
 
 class PrivacySettings(Settings):

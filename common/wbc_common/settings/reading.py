@@ -42,6 +42,12 @@ def table_of(plan: dict[str, Any], name: str) -> dict[str, Any]:
     return table if isinstance(table, dict) else {}
 
 
+def with_defaults(plan: dict[str, Any], name: str, **defaults: Any) -> dict[str, Any]:
+    """A plan's values with these in a table where it does not say; as they are where that is none, to be refused."""
+    table = plan.get(name, {})
+    return {**plan, name: {**defaults, **table}} if isinstance(table, dict) else plan
+
+
 def validated(model: type[Model], values: dict[str, Any], origin: str) -> Model:
     """`model` from plain values, with pydantic's complaints turned into one SettingError that names each key."""
     try:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from wbc_common.settings.reading import table_of
+from wbc_common.settings.reading import table_of, with_defaults
 
 if TYPE_CHECKING:
     from wbc_common.study import StudyConfig
@@ -10,7 +10,6 @@ if TYPE_CHECKING:
 
 def with_rehearsal_where_it_fits(plan: dict[str, Any]) -> dict[str, Any]:
     """A plan's values with rehearsal off where it cannot be and the plan does not ask for it."""
-    training = plan.get("training", {})
     images, loss, privacy = (table_of(plan, name) for name in ("images", "loss", "privacy"))
     reasons = _reasons_against(
         framing=images.get("framing", "nucleus"),
@@ -18,9 +17,7 @@ def with_rehearsal_where_it_fits(plan: dict[str, Any]) -> dict[str, Any]:
         alignment=loss.get("alignment"),
         privacy=privacy.get("mode", "none"),
     )
-    if not isinstance(training, dict) or "rehearsal" in training or not reasons:
-        return plan
-    return {**plan, "training": {**training, "rehearsal": 0.0}}
+    return with_defaults(plan, "training", rehearsal=0.0) if reasons else plan
 
 
 def rehearsal_contradictions(study: "StudyConfig") -> list[str]:
