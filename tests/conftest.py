@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from studies import run_tiny
+from studies import aligned_experiment, run_tiny
 from wbc_server.run_folder import RunFolder
 
 REPOSITORY = Path(__file__).parents[1]
@@ -39,5 +39,5 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A finished small study; read only."""
-    return run_tiny(tmp_path_factory.mktemp("run") / "run")[0]
+    """A finished small study, with L2; read only."""
+    return run_tiny(tmp_path_factory.mktemp("run") / "run", aligned_experiment())[0]

@@ -16,6 +16,7 @@ from family import command_line, family
 from studies import CLINICS
 from studies import SETTINGS as TINY
 from wbc_common.study import StudyConfig
+from wbc_simulations.experiment import PhantomClinic
 from wbc_simulations.federation import Federation, end, launch, launch_clinic, lay_out, plan_federation
 
 SETTINGS: dict[str, object] = {
@@ -25,9 +26,9 @@ SETTINGS: dict[str, object] = {
 }
 
 
-def tiny_plan(**changes: object) -> StudyConfig:
-    """Two training clinics and one held out, three rounds."""
-    return plan_federation(CLINICS, {**SETTINGS, **changes})
+def tiny_plan(clinics: tuple[PhantomClinic, ...] = CLINICS, **changes: object) -> StudyConfig:
+    """Three rounds; two training clinics and one held out unless said."""
+    return plan_federation(clinics, {**SETTINGS, **changes})
 
 
 @dataclass
@@ -57,9 +58,9 @@ class Running:
 
 
 @contextmanager
-def running(folder: Path, study: StudyConfig) -> Iterator[Running]:
+def running(folder: Path, study: StudyConfig, clinics: tuple[PhantomClinic, ...] = CLINICS) -> Iterator[Running]:
     """A laid-out federation; nothing runs yet."""
-    found = Running(lay_out(folder, CLINICS, study))
+    found = Running(lay_out(folder, clinics, study))
     try:
         yield found
     finally:

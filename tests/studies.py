@@ -1,4 +1,4 @@
-"""Small studies that every room's tests can run: three in-silico clinics, a few cells each, seconds a study."""
+"""Small studies that every room's tests can run: in-silico clinics, a few cells each, seconds a study."""
 
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,13 @@ SETTINGS: dict[str, Any] = {
     "rounds": 2,
     "images": {"size_px": 32},
     "training": {"local_epochs": 1, "batch_size": 16},
-    "loss": {"alignment_weight": 0.1, "alignment_min_cells": 2, "alignment_warmup": 0.0},
+    "loss": {"alignment_min_cells": 2, "alignment_warmup": 0.0},
     "evaluation": {"bootstrap_replicates": 20},
 }
+
+# L2 is for three training clinics or more.
+ALIGNED_CLINICS = (*CLINICS, PhantomClinic(clinic="south", domain="pale_wright", cells=30, patients=6))
+ALIGNED_LOSS: dict[str, Any] = {**SETTINGS["loss"], "alignment_weight": 0.1}
 
 
 def rows(num_classes: int) -> HeadRows:
@@ -34,6 +38,12 @@ def rows(num_classes: int) -> HeadRows:
 def tiny_experiment(**settings: Any) -> Experiment:
     """Two training clinics and one held out, 32 px, two rounds; `settings` replace tables of the study."""
     return Experiment(study={**SETTINGS, **settings}, data=DataSource(kind="phantom", clinics=CLINICS))
+
+
+def aligned_experiment(**settings: Any) -> Experiment:
+    """The same with a third training clinic, and L2; `settings` replace tables of the study."""
+    study = {**SETTINGS, "loss": ALIGNED_LOSS, **settings}
+    return Experiment(study=study, data=DataSource(kind="phantom", clinics=ALIGNED_CLINICS))
 
 
 def run_tiny(folder: Path, experiment: Experiment | None = None) -> tuple[RunFolder, StudyConfig]:

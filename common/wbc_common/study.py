@@ -140,8 +140,7 @@ class StudyConfig(Settings):
 
     def shares_sums(self, round_number: int) -> bool:
         """Whether class sums come with a round's updates: where the next round aligns to the anchors of others."""
-        shared = self.loss.alignment == "leave-self-out" and len(self.clinics.train) > 1
-        return shared and self.aligns(round_number + 1)
+        return self.loss.alignment == "leave-self-out" and self.aligns(round_number + 1)
 
     @property
     def pools_stain(self) -> bool:

@@ -1,7 +1,8 @@
 """Class sums pooled over training clinics in one round, the next round's anchors (docs/method.md §1).
 
-They are carried in the server's state, so that a resumed run sends the same anchors. One clinic's sums alone align
-nobody; and a clinic whose sums are not in the pool must not take them out of it, so the pool knows whose it holds.
+They are carried in the server's state, so that a resumed run sends the same anchors. Of two clinics' total each could
+take out its own sums and hold the other's, so a pool is of three or more, in a round that one of three missed as well.
+A clinic whose sums are not in the pool must not take them out of it, so the pool knows whose it holds.
 """
 
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from operator import add
 import numpy as np
 
 from wbc_common.lazily import with_arrays
+from wbc_common.settings.loss import LEAST_IN_A_TOTAL
 from wbc_common.study import StudyConfig
 from wbc_common.wire import Arrays, ClassSums
 
@@ -27,8 +29,8 @@ class AnchorPool:
 
 
 def pool_sums(sums: Mapping[str, ClassSums]) -> AnchorPool | None:
-    """The pool of clinic → sums, added in their order; None of fewer than two clinics."""
-    return AnchorPool(reduce(add, sums.values()), tuple(sums)) if len(sums) > 1 else None
+    """The pool of clinic → sums, added in their order; None of fewer than three clinics."""
+    return AnchorPool(reduce(add, sums.values()), tuple(sums)) if len(sums) >= LEAST_IN_A_TOTAL else None
 
 
 def put_pool(state: Mapping[str, np.ndarray], pool: AnchorPool | None, study: StudyConfig) -> Mapping[str, np.ndarray]:

@@ -22,7 +22,6 @@ TRAINING = {"local_epochs": 1, "batch_size": 16}
 STUDIES: dict[str, dict[str, object]] = {
     "dp-sgd": {
         "privacy": {"mode": "dp-sgd", "epsilon": 20.0, "delta": 1e-3},
-        "loss": {"alignment_weight": 0.0},
         "training": {**TRAINING, "optimizer": "sgd", "learning_rate": 0.05},
     },
     "personal": {"personal": {"clinics": ["north"], "epochs": 2}},

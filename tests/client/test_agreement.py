@@ -15,7 +15,7 @@ STUDY = parse_study(
     {
         "name": "s",
         "rounds": 3,
-        "clinics": {"train": ["a", "b"], "held_out": ["c"]},
+        "clinics": {"train": ["a", "b", "d"], "held_out": ["c"]},
         "loss": {"alignment_weight": 0.1},
         "evaluation": {"bootstrap_replicates": 10},
     },

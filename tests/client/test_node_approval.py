@@ -67,6 +67,7 @@ def test_the_plan_in_plain_words_says_what_runs_and_what_leaves(tmp_path: Path) 
         parse_study(
             {
                 **PLAN,
+                "clinics": {"train": [*PLAN["clinics"]["train"], "ulm"], "held_out": PLAN["clinics"]["held_out"]},
                 "loss": {"alignment_weight": 0.1},
                 "training": {"augmentation": "federated-stain"},
                 "transport": {"update_precision": "int8"},

@@ -193,7 +193,11 @@ def test_a_study_starts_from_the_shipped_backbone_where_there_is_one() -> None:
     [
         (
             {"clinics": {"train": ["a"]}, "loss": ALIGNED},
-            "class centroids of other training clinics, and the study names 1",
+            "alignment_weight = 0.1 aligns each clinic to the total of the others' class sums, and a sole training",
+        ),
+        (
+            {"loss": ALIGNED},
+            "of 2 training clinics is one clinic's own, never to be shared: set it to 0, or name at least 3",
         ),
         ({"loss": {"alignment": "boda-paper", **ALIGNED}}, "every domain's prototypes in one place"),
         ({"training": {"head_only_rounds": 11}}, "head_only_rounds = 11 exceeds the 10 rounds"),
@@ -229,7 +233,8 @@ def test_settings_that_cannot_be_together_are_refused_with_the_reason(tables: di
 
 
 def test_the_last_rounds_train_the_head_alone_and_do_not_align() -> None:
-    plan = study(rounds=6, training={"head_only_rounds": 2}, loss={**ALIGNED, "alignment_warmup": 0.0})
+    loss = {**ALIGNED, "alignment_warmup": 0.0}
+    plan = study(rounds=6, clinics={"train": ["a", "b", "c"]}, training={"head_only_rounds": 2}, loss=loss)
     assert [plan.trains_head_only(number) for number in range(1, 7)] == [False] * 4 + [True] * 2
     assert [plan.aligns(number) for number in range(1, 7)] == [True] * 4 + [False] * 2
 

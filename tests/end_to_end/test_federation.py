@@ -13,6 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from federations import Running, kill, running, same_study_in_process, tiny_plan, wait_for
+from studies import ALIGNED_CLINICS, ALIGNED_LOSS
 from wbc_common.processes import flower_command
 from wbc_server.link.coordinator import Coordinator
 from wbc_server.link.flower import FlowerUnreachable
@@ -65,8 +66,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
 
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(recorder), os.environ.get("PYTHONPATH")])))
         patch.setenv("WBC_TEST_CONNECTIONS", str(place / "connections"))
-        plan = tiny_plan(transport={"update_precision": "int8"})  # so what rounding took off must survive, too
-        with running(place / "federation", plan) as found:
+        # What rounding took off must survive, too, and the anchors of the round before.
+        plan = tiny_plan(ALIGNED_CLINICS, loss=ALIGNED_LOSS, transport={"update_precision": "int8"})
+        with running(place / "federation", plan, ALIGNED_CLINICS) as found:
             found.start_coordinator()
             for clinic in found.federation.clinics:
                 found.start_clinic(clinic)
@@ -100,7 +102,7 @@ def test_after_all_kills_the_model_equals_an_uninterrupted_one_in_process_to_the
 def test_every_round_is_in_the_journal_once_with_all_clinics(finished: Finished) -> None:
     records = [json.loads(line) for line in finished.run.journal.read_text().splitlines()]
     assert [record["round"] for record in records] == [1, 2, 3]
-    assert all(sorted(record["train"]) == ["east", "north"] for record in records)
+    assert all(sorted(record["train"]) == ["east", "north", "south"] for record in records)
     assert all((record["refused"], record["missing"]) == ([], []) for record in records)
 
 
@@ -116,7 +118,7 @@ def test_status_says_what_runs_and_how_far_the_study_is(finished: Finished) -> N
     assert finished.status["coordinator"] == "running"
     assert finished.status["study_state"] in ("rounds are running", "waiting")  # its ServerApp was just killed
     assert finished.status["rounds_done"] in (0, 1)
-    assert finished.status["enrolled"] == ["east", "north", "west"]
+    assert finished.status["enrolled"] == ["east", "north", "south", "west"]
     after = ask("wbc-server", "status", str(finished.running.federation.coordinator), "--json")
     assert json.loads(after.stdout)["study_state"] == "finished"
 
@@ -173,7 +175,7 @@ def query(message, context):
 @server.main()
 def main(grid, context):
     (PLACE / "ran-at-the-coordinator").touch()
-    while len(list(grid.get_node_ids())) < 3:
+    while len(list(grid.get_node_ids())) < 4:
         time.sleep(0.2)
     replies = grid.send_and_receive([Message(RecordDict(), node, "query") for node in grid.get_node_ids()], timeout=60)
     (PLACE / "replies").write_text("\\n".join(repr(reply.has_error() and reply.error.reason) for reply in replies))
@@ -192,7 +194,7 @@ def test_a_rogue_bundle_is_refused_at_the_clinics_before_it_runs(finished: Finis
     finally:
         coordinator.end()
     replies = (tmp_path / "replies").read_text().splitlines()
-    assert len(replies) == 3
+    assert len(replies) == 4
     assert all("is not the approved one" in reply for reply in replies), replies
     assert (tmp_path / "ran-at-the-coordinator").exists()
     assert not (tmp_path / "ran-at-a-clinic").exists()

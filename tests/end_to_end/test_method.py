@@ -9,7 +9,7 @@ import pytest
 from flwr.app import Message
 from safetensors.numpy import load_file
 
-from studies import run_tiny, tiny_experiment
+from studies import ALIGNED_LOSS, aligned_experiment, run_tiny, tiny_experiment
 from wbc_server.run_folder import RunFolder
 from wbc_simulations.engine.engines import InProcessGrid
 from wbc_simulations.experiment import Experiment, plan_study
@@ -18,10 +18,10 @@ from wbc_simulations.running import continue_run, finish_run, start_run
 
 def rich_experiment() -> Experiment:
     """Three rounds: focal loss, pooled stain, FedAdam, a head-only round, the average exported, updates in int8."""
-    return tiny_experiment(
+    return aligned_experiment(
         rounds=3,
         training={"local_epochs": 1, "batch_size": 16, "augmentation": "federated-stain", "head_only_rounds": 1},
-        loss={"classification": "focal", "alignment_weight": 0.1, "alignment_min_cells": 2, "alignment_warmup": 0.0},
+        loss={**ALIGNED_LOSS, "classification": "focal"},
         aggregation={"rule": "uniform", "optimizer": "fedadam", "step_size": 0.01},
         evaluation={"bootstrap_replicates": 20, "selection": "average", "stain_draws": 1},
         personal={"clinics": ["north"], "epochs": 2},
@@ -44,7 +44,7 @@ def ledger(run: RunFolder, clinic: str) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_every_clinic_trained_in_every_round_and_nothing_was_refused(rich_run: RunFolder) -> None:
-    assert [sorted(record["train"]) for record in records(rich_run)] == [["east", "north"]] * 3
+    assert [sorted(record["train"]) for record in records(rich_run)] == [["east", "north", "south"]] * 3
     assert [record["refused"] for record in records(rich_run)] == [[]] * 3
 
 
@@ -103,7 +103,6 @@ def test_a_private_study_tells_what_it_spent_and_stops_at_its_budget(tmp_path: P
     """σ = 1.5 for every round: the third would exceed ε, so it is refused and the study ends with two rounds' worth."""
     experiment = tiny_experiment(
         rounds=3,
-        loss={"alignment_weight": 0.0},
         privacy={"mode": "dp-sgd", "epsilon": 3.6, "noise_multiplier": 1.5, "delta": 1e-3},
         evaluation={"bootstrap_replicates": 0},
     )

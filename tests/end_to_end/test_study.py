@@ -12,7 +12,7 @@ import torch
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from safetensors.numpy import load_file
 
-from studies import run_tiny, tiny_experiment
+from studies import aligned_experiment, run_tiny, tiny_experiment
 from wbc_client import sharing
 from wbc_client.app import app as client_app
 from wbc_client.dataset.packed import packed_metadata, read_packed, write_packed
@@ -55,7 +55,7 @@ def test_the_held_out_clinic_only_ever_answers_evaluations(finished_run: RunFold
 
 def test_the_clinics_ledger_and_the_servers_count_agree_on_what_left(finished_run: RunFolder) -> None:
     sent = records(finished_run)
-    for clinic in ("east", "north"):
+    for clinic in ("east", "north", "south"):
         left = [json.loads(line) for line in (finished_run.path / "sites" / clinic / LEDGER_NAME).open()]
         rounds = [departure["bytes"] for departure in left if departure["task"] == "train"]
         closing = next(departure["bytes"] for departure in left if departure["task"] == "evaluate")
@@ -64,15 +64,15 @@ def test_the_clinics_ledger_and_the_servers_count_agree_on_what_left(finished_ru
 
 
 def test_a_round_is_one_message_each_way_for_every_clinic(finished_run: RunFolder) -> None:
-    for clinic, kind in (("east", "train"), ("north", "train"), ("west", "evaluate")):
+    for clinic, kind in (("east", "train"), ("north", "train"), ("south", "train"), ("west", "evaluate")):
         left = [json.loads(line) for line in (finished_run.path / "sites" / clinic / LEDGER_NAME).open()]
         before_last = [departure["task"] for departure in left if departure["round_number"] == 1]
         assert before_last == [kind]
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(finished_run: RunFolder, tmp_path: Path) -> None:
-    again, _ = run_tiny(tmp_path / "again")
-    other, _ = run_tiny(tmp_path / "other", tiny_experiment(seed=1))
+    again, _ = run_tiny(tmp_path / "again", aligned_experiment())
+    other, _ = run_tiny(tmp_path / "other", aligned_experiment(seed=1))
     assert same_bits(arrays(finished_run), arrays(again))
     assert not same_bits(arrays(finished_run), arrays(other))
 
@@ -81,13 +81,13 @@ class _Interrupted(KeyboardInterrupt):
     pass
 
 
-# Messages: 1-3 describe; 4, 5 train; 6, 7 train and 8 measures; 9-11 close; then the selected model is measured.
-@pytest.mark.parametrize("stop_at", [3, 4, 7, 8, 9, 11, 12])
+# Messages: 1-4 describe; 5-7 train; 8-10 train and 11 measures; 12-15 close; then the selected model is measured.
+@pytest.mark.parametrize("stop_at", [4, 5, 10, 11, 12, 15, 16])
 def test_a_resumed_study_equals_an_uninterrupted_one_bit_for_bit(
     finished_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
 ) -> None:
     run = RunFolder(tmp_path / "run")
-    experiment = tiny_experiment()
+    experiment = aligned_experiment()
     start_run(experiment, plan_study(experiment), run)
     deliver, sent = InProcessGrid._deliver, []
 
@@ -116,7 +116,7 @@ KILLS = [
     (journal, "append", 2, "before"),  # the closing exchange is over
     (journal, "append", 2, "after"),
     (sharing, "keep", 1, "after"),  # a clinic, with its sums written and its update not yet made
-    (InProcessGrid, "_deliver", 4, "after"),  # a clinic has trained; its reply is lost
+    (InProcessGrid, "_deliver", 5, "after"),  # a clinic has trained; its reply is lost
 ]
 
 
@@ -125,7 +125,7 @@ def test_killed_at_any_step_of_keeping_a_round_it_resumes_to_the_same_bits(
     finished_run: RunFolder, tmp_path: Path, room: object, act: str, count: int, moment: str
 ) -> None:
     run, done = RunFolder(tmp_path / "run"), []
-    experiment = tiny_experiment()
+    experiment = aligned_experiment()
     start_run(experiment, plan_study(experiment), run)
     real = getattr(room, act)
 
@@ -303,9 +303,9 @@ def test_on_a_ray_cluster_of_two_nodes_the_same_study_gives_the_same_model(
         assert number == len(places[-1]) == 2  # one core a node, one core a clinic: an actor on each
 
     monkeypatch.setattr(BasicActorPool, "add_actors_to_pool", note_places)
-    in_process, _ = run_tiny(tmp_path / "in-process")
+    in_process, _ = run_tiny(tmp_path / "in-process", aligned_experiment())
     run = RunFolder(tmp_path / "ray")
-    experiment = tiny_experiment()
+    experiment = aligned_experiment()
     study = plan_study(experiment)
     start_run(experiment, study, run)
     engine.run_study(run, write_clinics(experiment, study, run.path), "ray", ray_address=two_nodes)

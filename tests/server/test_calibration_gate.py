@@ -209,6 +209,6 @@ def test_figures_are_those_of_the_cells_themselves() -> None:
 
 def test_a_finished_study_tells_how_far_its_probabilities_can_be_trusted(finished_run: RunFolder) -> None:
     found = finished_run.read_metrics()["calibration"]
-    assert set(found["clinics"]) == set(NAMES)
+    assert set(found["clinics"]) == {*NAMES, "south"}
     assert 0 <= found["clinics"]["west"]["coverage"]["value"] <= 1
     assert "How far its probabilities can be trusted" in Path(finished_run.report).read_text(encoding="utf-8")

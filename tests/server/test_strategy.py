@@ -29,9 +29,10 @@ from wbc_server.run_folder import RunFolder
 from wbc_server.strategy import WbcStrategy
 from wbc_simulations.engine.engines import InProcessGrid
 
-# Cells of two of the five classes. East and west have class 0 alone, north both. West is held out unless said.
-COUNTS = {"east": [6.0, 0, 0, 0, 0], "north": [2.0, 2, 0, 0, 0], "west": [6.0, 0, 0, 0, 0]}
-NODES = {"east": 1, "north": 2, "west": 3}
+# Cells of two of the five classes. North has both, the others class 0 alone. West is held out unless said; south is
+# only there where it is named.
+COUNTS = {clinic: [6.0, 0, 0, 0, 0] for clinic in ("east", "south", "west")} | {"north": [2.0, 2, 0, 0, 0]}
+NODES = {"east": 1, "north": 2, "west": 3, "south": 4}
 Answer = Callable[[str, Task], Reply]
 
 
@@ -45,8 +46,9 @@ def a_study(*, train: tuple[str, ...] = ("east", "north"), **tables: Any) -> Stu
 
 
 def strategy_in(folder: Path, study: StudyConfig) -> WbcStrategy:
-    counts = {clinic: np.array([COUNTS[clinic], [1.0] * 5, [1.0] * 5]) for clinic in NODES}
-    roster = Roster(NODES, counts, tuple(sorted(study.clinics.train)), study.clinics.held_out)
+    nodes = {clinic: NODES[clinic] for clinic in (*study.clinics.train, *study.clinics.held_out)}
+    counts = {clinic: np.array([COUNTS[clinic], [1.0] * 5, [1.0] * 5]) for clinic in nodes}
+    roster = Roster(nodes, counts, tuple(sorted(study.clinics.train)), study.clinics.held_out)
     return WbcStrategy(study, roster, RoundBook(RunFolder(folder), study, roster), 1.0)
 
 
@@ -183,25 +185,26 @@ def moves_and_sums(clinic: str, task: Task) -> Reply:
 
 
 ALIGNED = {"alignment_weight": 0.1, "alignment_warmup": 0.0}
+THREE = ("east", "north", "west")
 
 
 def test_the_total_of_class_sums_goes_with_the_next_round_to_every_clinic_that_told_its_own(tmp_path: Path) -> None:
     seen: list[tuple[str, Task]] = []
-    run(strategy_in(tmp_path, a_study(loss=ALIGNED)), grid_of(moves_and_sums, seen), rounds=2)
+    run(strategy_in(tmp_path, a_study(train=THREE, loss=ALIGNED)), grid_of(moves_and_sums, seen), rounds=2)
     training = [task for _, task in seen if task.kind == "train"]
-    assert [task.round_number for task in training] == [1, 1, 2, 2]
-    assert [task.totals for task in training[:2]] == [None, None]
-    for task in training[2:]:
+    assert [task.round_number for task in training] == [1, 1, 1, 2, 2, 2]
+    assert [task.totals for task in training[:3]] == [None, None, None]
+    for task in training[3:]:
         assert task.totals is not None
-        assert task.totals.counts.tolist() == [8, 2, 0, 0, 0]
-        assert task.totals.sums.tolist() == [[8, 0], [2, 0], [0, 0], [0, 0], [0, 0]]
+        assert task.totals.counts.tolist() == [14, 2, 0, 0, 0]
+        assert task.totals.sums.tolist() == [[14, 0], [2, 0], [0, 0], [0, 0], [0, 0]]
 
 
 @pytest.mark.parametrize(
     ("train", "loss"),
     [
         (("east", "north"), {"alignment_weight": 0.0}),
-        (("east", "north"), {"alignment_weight": 0.1, "alignment_warmup": 1.0}),
+        (THREE, {"alignment_weight": 0.1, "alignment_warmup": 1.0}),
         (("east",), {"alignment_weight": 0.0}),
     ],
     ids=["switched off", "warming up", "one clinic"],
@@ -223,37 +226,37 @@ def norths_sums_are_bad(clinic: str, task: Task) -> Reply:
 
 
 def test_a_clinic_whose_sums_are_refused_trains_without_totals_and_its_update_counts(tmp_path: Path) -> None:
-    strategy = strategy_in(tmp_path, a_study(train=("east", "north", "west"), loss=ALIGNED))
+    strategy = strategy_in(tmp_path, a_study(train=(*THREE, "south"), loss=ALIGNED))
     seen: list[tuple[str, Task]] = []
     first, _ = run(strategy, grid_of(norths_sums_are_bad, seen), rounds=2)
     totals = {clinic: task.totals for clinic, task in seen if task.round_number == 2 and task.kind == "train"}
     assert totals["north"] is None
     assert totals["east"] is not None
-    assert totals["east"].counts.tolist() == [12, 0, 0, 0, 0]
+    assert totals["east"].counts.tolist() == [18, 0, 0, 0, 0]
     assert [(entry["clinic"], entry["stage"]) for entry in first["refused"]] == [("north", "class-sums")]
-    assert list(first["train"]) == ["east", "north", "west"]
+    assert list(first["train"]) == ["east", "north", "south", "west"]
 
 
 def test_clinics_are_asked_in_name_order_whether_or_not_their_sums_are_in_the_pool(tmp_path: Path) -> None:
-    strategy = strategy_in(tmp_path, a_study(train=("east", "north", "west"), loss=ALIGNED))
+    strategy = strategy_in(tmp_path, a_study(train=(*THREE, "south"), loss=ALIGNED))
     seen: list[tuple[str, Task]] = []
     run(strategy, grid_of(norths_sums_are_bad, seen), rounds=2)
     second = [clinic for clinic, task in seen if task.round_number == 2 and task.kind == "train"]
-    assert second == ["east", "north", "west"]
+    assert second == ["east", "north", "south", "west"]
 
 
-def test_one_clinics_sums_alone_align_nobody(tmp_path: Path) -> None:
+def test_where_the_sums_of_two_clinics_are_left_they_go_to_nobody(tmp_path: Path) -> None:
     seen: list[tuple[str, Task]] = []
-    run(strategy_in(tmp_path, a_study(loss=ALIGNED)), grid_of(norths_sums_are_bad, seen), rounds=2)
+    run(strategy_in(tmp_path, a_study(train=THREE, loss=ALIGNED)), grid_of(norths_sums_are_bad, seen), rounds=2)
     assert {task.totals for _, task in seen} == {None}
 
 
 def test_a_resumed_study_sends_the_anchors_of_the_round_before_the_stop(tmp_path: Path) -> None:
-    train_round(strategy_in(tmp_path, a_study(loss=ALIGNED)), grid_of(moves_and_sums))
+    train_round(strategy_in(tmp_path, a_study(train=THREE, loss=ALIGNED)), grid_of(moves_and_sums))
     seen: list[tuple[str, Task]] = []
-    train_round(strategy_in(tmp_path, a_study(loss=ALIGNED)), grid_of(moves_and_sums, seen))
+    train_round(strategy_in(tmp_path, a_study(train=THREE, loss=ALIGNED)), grid_of(moves_and_sums, seen))
     totals = [task.totals for _, task in seen if task.kind == "train"]
-    assert [total.counts.tolist() for total in totals if total is not None] == [[8, 2, 0, 0, 0]] * 2
+    assert [total.counts.tolist() for total in totals if total is not None] == [[14, 2, 0, 0, 0]] * 3
 
 
 def test_figures_come_with_the_next_round_and_those_of_the_last_with_a_closing_exchange(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from studies import SETTINGS, tiny_experiment
+from studies import ALIGNED_LOSS, aligned_experiment, tiny_experiment
 from wbc_client.dataset.cell_set import CellSet, joined
 from wbc_client.dataset.packed import packed_metadata, read_packed, write_packed
 from wbc_common.errors import SettingError
@@ -58,7 +58,7 @@ def test_an_oracle_model_trains_on_everything_outside_its_third() -> None:
 
 @pytest.mark.parametrize(("kind", "alignment"), [("centralised", 0.0), ("centralised-boda", 0.1)])
 def test_a_bounds_plan_leaves_out_what_needs_several_clinics(kind: MethodKind, alignment: float) -> None:
-    study = plan_study(tiny_experiment(personal={"clinics": ["east"]}))
+    study = plan_study(aligned_experiment(personal={"clinics": ["east"]}))
     plan = part_plan(study, kind)
     assert plan.loss.alignment_weight == alignment
     assert (plan.aggregation.rule, plan.personal.clinics, plan.images) == ("fedavg", (), study.images)
@@ -66,14 +66,14 @@ def test_a_bounds_plan_leaves_out_what_needs_several_clinics(kind: MethodKind, a
 
 
 def test_centralised_boda_without_its_term_is_refused() -> None:
-    study = plan_study(tiny_experiment(loss={"alignment_weight": 0.0}))
+    study = plan_study(tiny_experiment())
     with pytest.raises(SettingError, match="is the kind 'centralised'"):
         part_plan(study, "centralised-boda")
 
 
 def bound(kind: MethodKind) -> Experiment:
-    loss: dict[str, Any] = {"classification": "cross-entropy", **SETTINGS["loss"]}
-    base = tiny_experiment(rounds=1, loss=loss, evaluation={"bootstrap_replicates": 20, "calibration": False})
+    loss: dict[str, Any] = {"classification": "cross-entropy", **ALIGNED_LOSS}
+    base = aligned_experiment(rounds=1, loss=loss, evaluation={"bootstrap_replicates": 20, "calibration": False})
     return with_method(base, Method(name=kind, kind=kind))
 
 
@@ -93,9 +93,9 @@ def test_a_finished_bound_is_read_like_any_run_and_measured_on_the_same_drawn_pa
 ) -> None:
     kind, run = finished_bound
     parts = {path.name for path in (run.path / "bounds").iterdir()}
-    labels = {"local-only": {"west-by-east", "west-by-north"}}.get(kind, {"west"})
+    labels = {"local-only": {"west-by-east", "west-by-north", "west-by-south"}}.get(kind, {"west"})
     assert parts == {
-        "local-only": {"east", "north"},
+        "local-only": {"east", "north", "south"},
         "in-domain-oracle": {"west-0", "west-1", "west-2"},
     }.get(kind, {"pooled"})
     assert run.is_finished

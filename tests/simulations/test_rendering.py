@@ -26,7 +26,7 @@ def test_a_rendered_data_set_is_opened_like_any_real_one(tmp_path: Path) -> None
     assert write_data_set(CLINICS, tmp_path / "cells", size_px=32, seed=0) == 24
     assert manifest_clinics(tmp_path / "cells") == ("a", "b")
     experiment = tiny_experiment().model_copy(update={"data": DataSource(kind="manifest", path=tmp_path / "cells")})
-    study = plan_study(experiment, held_out=["b"], changes={"loss.alignment_weight": 0.0})
+    study = plan_study(experiment, held_out=["b"])
     start_run(experiment, study, RunFolder(tmp_path / "run"))
     folder = write_clinics(experiment, study, tmp_path / "run")
     opened = open_clinic(folder / "a.toml")

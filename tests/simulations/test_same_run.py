@@ -41,7 +41,7 @@ def write(folder: Path, rows: list[str]) -> None:
 
 def a_cell(data: DataSource | None = None) -> Cell:
     values: dict[str, Any] = {"compare": Comparison(seeds=(0,), methods=(Method(name="full"),))}
-    experiment: Experiment = tiny_experiment(loss={"alignment_weight": 0.0})
+    experiment: Experiment = tiny_experiment()
     experiment = experiment.model_copy(update=values | ({} if data is None else {"data": data}))
     return plan_cells(experiment, Filters(folds=["west" if data is None else "oslo"]), {})[0]
 

@@ -179,7 +179,7 @@ def real_experiment(manifest: Path, skew: dict[str, Any], **clinics: list[str]) 
 
 def test_real_cells_are_dealt_through_the_clinics_own_reader(manifest: Path) -> None:
     experiment = real_experiment(manifest, {**DEALT, "clinics": 2})
-    study = plan_study(experiment, held_out=["virtual-2"], changes={"loss.alignment_weight": 0.0})
+    study = plan_study(experiment, held_out=["virtual-2"])
     clinics = cells_of(experiment, study)
     assert sum(len(cells) for cells in clinics.values()) == 47  # the unreadable image is left out, as at the clinic
     levels = [set(cells.images[:, 0, 0, 0].tolist()) for cells in clinics.values()]

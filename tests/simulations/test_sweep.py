@@ -16,7 +16,6 @@ from wbc_simulations.sweep.same_run import same_plan
 from wbc_simulations.sweep.start_weights import check_start_weights, with_found_weights
 
 PLAIN = {"loss": {"classification": "cross-entropy", "alignment_weight": 0.0, "guide_weight": 0.0}}
-NO_ALIGNMENT = {"loss": {"alignment_weight": 0.0}}
 
 
 def an_experiment(grid: dict[str, Any] | None = None, **values: Any) -> Experiment:
@@ -248,7 +247,7 @@ def test_the_stated_clinics_can_be_held_out_together_in_one_run() -> None:
 def test_a_stated_clinic_is_not_held_out_alone_where_others_would_train() -> None:
     compare = {"compare": Comparison(hold_out="stated", seeds=(0,))}
     clinics = {"train": ["east"], "held_out": ["north", "west"]}
-    stated = tiny_experiment(clinics=clinics, loss={"alignment_weight": 0.0}).model_copy(update=compare)
+    stated = tiny_experiment(clinics=clinics).model_copy(update=compare)
     for fold, others in (("west", "north"), ("north", "west"), ("east", "north, west")):
         with pytest.raises(SettingError, match=f"here {others} would train") as refused:
             cells_of(stated, folds=[fold])
@@ -265,7 +264,7 @@ def test_the_stated_clinics_can_be_changed_where_they_are_held_out_together() ->
 
 
 def test_nested_folds_leave_each_other_clinic_out_of_a_run_altogether() -> None:
-    nested = an_experiment(hold_out="nested", seeds=(0,), methods=(Method(name="full", settings=NO_ALIGNMENT),))
+    nested = an_experiment(hold_out="nested", seeds=(0,), methods=(Method(name="full"),))
     cells = cells_of(nested)
     roles = {str(cell.fold): (cell.study.clinics.train, cell.study.clinics.held_out) for cell in cells}
     assert roles == {

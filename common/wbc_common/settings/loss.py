@@ -7,6 +7,7 @@ from pydantic import Field
 
 from wbc_common.settings.reading import Settings
 
+LEAST_IN_A_TOTAL = 3  # clinics whose class sums are added: of two, each knows the other's by taking out its own
 Classification = Literal["logit-adjusted", "cross-entropy", "focal", "class-balanced", "ldam", "fedlc"]
 
 

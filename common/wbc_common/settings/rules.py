@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from wbc_common.settings.loss import LEAST_IN_A_TOTAL
 from wbc_common.settings.rehearsal import rehearsal_contradictions
 
 if TYPE_CHECKING:
@@ -9,6 +10,10 @@ if TYPE_CHECKING:
 
 _MAX_ADAM_STEP = 0.1
 _SMALLEST_FOR_CONVNEXT = 32
+_OTHERS_OF = {
+    1: "and a sole training clinic has no others",
+    2: "which of 2 training clinics is one clinic's own, never to be shared",
+}
 
 
 def contradictions(study: "StudyConfig") -> list[str]:
@@ -39,10 +44,10 @@ def _alignment(study: "StudyConfig") -> list[str]:
     loss, clinics = study.loss, len(study.clinics.train)
     if loss.alignment_weight == 0:
         return []
-    if loss.alignment == "leave-self-out" and clinics < 2:
+    if loss.alignment == "leave-self-out" and clinics < LEAST_IN_A_TOTAL:
         return [
-            f"loss.alignment_weight = {loss.alignment_weight} needs the class centroids of other training clinics, and "
-            f"the study names {clinics}: set it to 0, or name at least two training clinics"
+            f"loss.alignment_weight = {loss.alignment_weight} aligns each clinic to the total of the others' class "
+            f"sums, {_OTHERS_OF[clinics]}: set it to 0, or name at least {LEAST_IN_A_TOTAL} training clinics"
         ]
     if loss.alignment == "boda-paper" and clinics > 1:
         return [
