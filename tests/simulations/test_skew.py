@@ -8,41 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wbc_client.dataset.cell_set import SPLITS
-from wbc_common.cells import registry
+from dealt import WBC5, a_skew, a_table, derived, drawn
 from wbc_common.errors import SettingError
-from wbc_common.study import validated
-from wbc_simulations.skew.dealing import apportion, deal, deal_cells, draw_shares, draw_sizes
+from wbc_simulations.skew.dealing import apportion, deal_cells, draw_shares, draw_sizes
 from wbc_simulations.skew.deriving import derive_clinics
-from wbc_simulations.skew.faults import any_other_class, coarse_sets, maturation_neighbours, noisy_labels
-from wbc_simulations.skew.settings import LongTail, Sizes, Skew, check_skew
+from wbc_simulations.skew.settings import LongTail, Sizes
 from wbc_simulations.skew.table import CellTable
-from wbc_simulations.skew.thinning import in_share, long_tail_counts
-
-WBC5, WBC11, WBC13 = registry("wbc5"), registry("wbc11"), registry("wbc13")
-
-
-def a_table(labels: Any, groups: Any = None, *, num_classes: int = 5, source: int = 0, split: Any = None) -> CellTable:
-    labels = np.asarray(labels, dtype=np.int64)
-    groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
-    split = groups % 3 if split is None else np.asarray(split)
-    allowed = np.eye(num_classes, dtype=np.bool_)[labels]
-    return CellTable(
-        allowed, groups.astype(np.int64), split.astype(np.int64), np.full(len(labels), source), np.arange(len(labels))
-    )
-
-
-def a_skew(**values: Any) -> Skew:
-    return validated(Skew, values, "skew")
-
-
-def drawn(seed: int = 0) -> np.random.Generator:
-    return np.random.default_rng(seed)
-
-
-def derived(table: CellTable, skew: Skew, **options: Any) -> dict[str, CellTable]:
-    names = skew.virtual_clinics or ("east",)
-    return derive_clinics({"east": table}, ("east",), skew, WBC5, **{"trains": names, **options})
+from wbc_simulations.skew.thinning import long_tail_counts
 
 
 @st.composite
@@ -243,94 +215,6 @@ def test_the_federation_is_long_tailed_over_all_clinics_together() -> None:
     assert counts.tolist() == [400, 150, 57, 21, 8]
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.4])
-def test_symmetric_noise_has_its_rate_and_reaches_every_other_class_alike(rate: float) -> None:
-    labels = np.arange(50_000) % 5
-    noisy = noisy_labels(labels, rate, any_other_class(WBC5), drawn())
-    wrong = noisy != labels
-    margin = 4 * np.sqrt(rate * (1 - rate) / len(labels))
-    assert abs(wrong.mean() - rate) < margin
-    shifts = np.bincount((noisy - labels)[wrong] % 5, minlength=5) / wrong.sum()
-    assert shifts == pytest.approx([0, 0.25, 0.25, 0.25, 0.25], abs=0.02)
-
-
-def test_confusable_noise_stays_on_the_maturation_axis() -> None:
-    labels = np.arange(13_000) % 13
-    noisy = noisy_labels(labels, 0.5, maturation_neighbours(WBC13), drawn())
-    found = {(WBC13.classes[own], WBC13.classes[new]) for own, new in zip(labels, noisy, strict=True) if own != new}
-    axis = ["myeloblast", "promyelocyte", "myelocyte", "metamyelocyte", "band_neutrophil", "segmented_neutrophil"]
-    steps = list(itertools.pairwise(axis))
-    assert found == {*steps, *((after, before) for before, after in steps)}
-
-
-def test_coarse_labels_and_labels_off_the_axis_get_no_noise() -> None:
-    labels = np.full(500, -1)
-    assert (noisy_labels(labels, 0.9, any_other_class(WBC5), drawn()) == -1).all()
-    monocytes = np.full(500, WBC13.index("monocyte"))
-    assert (noisy_labels(monocytes, 0.9, maturation_neighbours(WBC13), drawn()) == monocytes).all()
-
-
-def test_only_training_cells_of_a_training_clinic_get_wrong_labels() -> None:
-    table = a_table(np.arange(3000) % 5, split=np.arange(3000) % 3)
-    skew = a_skew(at={"east": {"noise": 0.3}})
-    noisy = derived(table, skew)["east"]
-    wrong = noisy.labels != table.labels
-    trains = table.split == SPLITS.index("train")
-    assert abs(wrong[trains].mean() - 0.3) < 4 * np.sqrt(0.21 / 1000)
-    assert not wrong[~trains].any()
-    held_out = derived(table, skew, trains=())["east"]
-    assert np.array_equal(held_out.labels, table.labels)
-
-
-def test_five_words_among_thirteen_classes_allow_what_each_word_can_mean() -> None:
-    sets = coarse_sets(WBC13, WBC5)
-    said = {WBC13.classes[own]: {WBC13.classes[place] for place in np.flatnonzero(row)} for own, row in enumerate(sets)}
-    both_neutrophils = {"band_neutrophil", "segmented_neutrophil"}
-    both_lymphocytes = {"typical_lymphocyte", "atypical_lymphocyte"}
-    assert said["band_neutrophil"] == said["segmented_neutrophil"] == both_neutrophils
-    assert said["typical_lymphocyte"] == said["atypical_lymphocyte"] == both_lymphocytes
-    assert said["monocyte"] == {"monocyte"}
-    assert said["myeloblast"] == said["smudge_cell"] == set()
-
-
-def test_a_coarse_clinic_trains_on_sets_and_is_measured_by_exact_labels() -> None:
-    labels = np.arange(1300) % 13
-    table = a_table(labels, num_classes=13, split=np.arange(1300) // 13 % 3)
-    skew = a_skew(at={"east": {"labels": "wbc5"}})
-    cells = derive_clinics({"east": table}, ("east",), skew, WBC13, trains=("east",))["east"]
-    trains = cells.split == 0
-    assert set(cells.allowed[trains].sum(axis=1)) == {1, 2}
-    assert set(cells.allowed[~trains].sum(axis=1)) == {1}
-    assert set(cells.labels[~trains]) == set(range(13))
-    blasts = table.labels == WBC13.index("myeloblast")  # five words have none for them: left out of training alone
-    assert set(table.row[blasts & (table.split > 0)]) <= set(cells.row)
-    assert not set(table.row[blasts & (table.split == 0)]) & set(cells.row)
-
-
-def test_noise_comes_before_the_coarse_word() -> None:
-    table = a_table(np.full(900, WBC13.index("myelocyte")), num_classes=13, split=np.zeros(900))
-    skew = a_skew(at={"east": {"labels": "wbc5", "noise": 0.5, "noise_to": "neighbours"}})
-    with pytest.raises(SettingError, match="without a training cell"):
-        # A myelocyte is only ever mistaken for a promyelocyte or metamyelocyte, and five words know none of them.
-        derive_clinics({"east": table}, ("east",), skew, WBC13, trains=("east",))
-
-
-def test_a_missing_class_is_gone_with_every_label_that_could_mean_it() -> None:
-    table = a_table(np.arange(100) % 5)
-    coarse = table.allowed.copy()
-    coarse[0, :2] = True  # cell 0: neutrophil or lymphocyte
-    table = CellTable(coarse, table.groups, table.split, table.source, table.row)
-    cells = derived(table, a_skew(at={"east": {"missing": ["lymphocyte"]}}))["east"]
-    assert not cells.allowed[:, WBC5.index("lymphocyte")].any()
-    assert len(cells) == 79
-    assert 0 not in cells.row
-
-
-def test_a_clinic_keeps_the_share_it_is_told() -> None:
-    assert in_share(200, 0.25, drawn()).sum() == 50
-    assert len(derived(a_table(np.arange(200) % 5), a_skew(at={"east": {"keep": 0.25}}))["east"]) == 50
-
-
 def test_kinds_combine() -> None:
     labels = np.repeat(np.arange(5), 300)
     patients = drawn(3).permutation(1500) // 10
@@ -373,75 +257,3 @@ def test_names_of_many_virtual_clinics_sort_as_they_count() -> None:
     names = a_skew(deal="cell", clinics=12).virtual_clinics
     assert names[0] == "virtual-01"
     assert list(names) == sorted(names)
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"deal": "cell"}, "needs 'clinics'"),
-        ({"clinics": 3}, "'clinics' is for clinics that are dealt"),
-        ({"label_alpha": 0.3}, "'label_alpha' is for clinics that are dealt"),
-        ({"deal": "cell", "clinics": 3, "label_alpha": 0}, "label_alpha = 0: Input should be greater than 0"),
-        ({"deal": "cell", "clinics": 0}, "clinics = 0"),
-        ({"deal": "cell", "clinics": 3, "sizes": {"kind": "dirichlet"}}, "'alpha' is needed by sizes"),
-        ({"deal": "cell", "clinics": 3, "sizes": {"alpha": 1.0}}, "'alpha' is for sizes of kind dirichlet"),
-        ({"deal": "cell", "clinics": 3, "sizes": {"kind": "dirichlet", "alpha": -1}}, "sizes.alpha = -1"),
-        ({"long_tail": {"imbalance": 0.5}}, "long_tail.imbalance = 0.5"),
-        ({"at": {"east": {"noise": 1.0}}}, "noise = 1.0"),
-        ({"at": {"east": {"labels": "wbc7"}}}, "labels = 'wbc7'"),
-        ({"deal": "clinic"}, "deal = 'clinic'"),
-        ({"dael": "cell"}, "did you mean 'deal'"),
-    ],
-    ids=str,
-)
-def test_a_setting_that_cannot_be_is_named(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(SettingError, match=message.replace("(", r"\(").replace("'", ".")):
-        a_skew(**values)
-
-
-@pytest.mark.parametrize(
-    ("values", "classes", "message"),
-    [
-        ({"at": {"nobody": {"noise": 0.1}}}, WBC5, "clinics that do not exist: nobody"),
-        ({"at": {"east": {"missing": ["platypus"]}}}, WBC5, "unknown classes platypus"),
-        ({"at": {"east": {"missing": list(WBC5.classes)}}}, WBC5, "names every class"),
-        ({"at": {"east": {"labels": "wbc13"}}}, WBC5, "not coarser"),
-        ({"at": {"east": {"labels": "wbc5"}}}, WBC5, "not coarser"),
-        ({"at": {"east": {"noise": 0.1, "noise_to": "neighbours"}}}, WBC5, "no neighbouring classes"),
-        ({"long_tail": {"imbalance": 5, "order": ["platypus"]}}, WBC5, "unknown classes platypus"),
-    ],
-    ids=str,
-)
-def test_what_does_not_fit_the_study_is_refused(values: dict[str, Any], classes: Any, message: str) -> None:
-    with pytest.raises(SettingError, match=message):
-        check_skew(a_skew(**values), classes, ["east"])
-
-
-def test_neighbours_and_coarse_words_fit_the_finer_registries() -> None:
-    for classes, labels in ((WBC13, "wbc11"), (WBC11, "wbc5")):
-        at = {"east": {"noise": 0.1, "noise_to": "neighbours", "labels": labels}}
-        check_skew(a_skew(at=at), classes, ["east"])
-
-
-def test_more_clinics_than_patients_or_too_few_cells_are_refused() -> None:
-    table = a_table(np.arange(60) % 5, np.arange(60) // 20)
-    with pytest.raises(SettingError, match=r"3 patients .* among 4 clinics"):
-        deal(table, a_skew(deal="patient", clinics=4), drawn())
-    with pytest.raises(SettingError, match="60 cells among 7 clinics of at least 10"):
-        deal(table, a_skew(deal="cell", clinics=7), drawn())
-    with pytest.raises(SettingError, match="in 200 draws"):
-        deal(table, a_skew(deal="cell", clinics=6, label_alpha=1e-5), drawn())
-
-
-def test_an_imbalance_that_the_cells_cannot_show_is_refused() -> None:
-    with pytest.raises(SettingError, match=r"imbalance = 1000: the first class can have 100 cells"):
-        long_tail_counts(np.full(5, 100), LongTail(imbalance=1000), WBC5, place="data.skew.long_tail")
-    order = tuple(name for name in WBC5.classes if name != "lymphocyte")
-    with pytest.raises(SettingError, match="left out: lymphocyte"):
-        long_tail_counts(np.full(5, 100), LongTail(imbalance=5, order=order), WBC5, place="data.skew.long_tail")
-
-
-def test_a_clinic_left_without_a_cell_is_named() -> None:
-    table = a_table(np.zeros(20, dtype=int))
-    with pytest.raises(SettingError, match="leaves clinic 'east' without a cell"):
-        derived(table, a_skew(at={"east": {"missing": ["neutrophil"]}}))
