@@ -1,10 +1,9 @@
-"""Waiting for clinics: replies as they come, lost tasks asked again, an end to waiting, and names that must be true."""
+"""Clinics come and go while they are asked: each answer counts once, and a lost task is asked again."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Error, Message, Metadata, RecordDict
 from flwr.app.message import make_message
@@ -12,97 +11,17 @@ from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.server.superlink.linkstate import LinkStateFactory
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.object_store import ObjectStoreFactory
-from flwr.supercore.run import Run
 from flwr.superlink.federation import NoOpFederationManager
-from flwr.superlink.grid import HttpGrid
 
-from links import RememberingLink
-from wbc_common.errors import ClinicAbsent, ConnectionFailure
-from wbc_common.study import StudyConfig, parse_study
-from wbc_common.wire import Description, Task, encode_reply, encode_task
-from wbc_common.wire.packing import make_parcel, open_parcel, pack
+from attending import ScriptedGrid, attending, echo, exchange, parcel, silent
+from wbc_common.errors import ClinicAbsent
+from wbc_common.wire import Task, encode_task
+from wbc_common.wire.packing import make_parcel
 from wbc_server.exchange import attendance
-from wbc_server.exchange.attendance import AWAY_CODE, LATE_CODE, AttendingGrid, await_clinics
+from wbc_server.exchange.attendance import AWAY_CODE, LATE_CODE
 from wbc_server.exchange.deployment import Deployment
-from wbc_server.exchange.participation import call_roll, content_of
+from wbc_server.exchange.participation import content_of
 from wbc_server.exchange.shelf import Shelf
-from wbc_server.record.round_book import RoundBook
-from wbc_server.run_folder import RunFolder
-from wbc_server.strategy import WbcStrategy
-from wbc_simulations.engine.engines import InProcessGrid
-
-NODES = {1: "east", 2: "north", 3: "west"}
-Answer = Callable[[Message], Message | None]
-
-
-class ScriptedGrid(HttpGrid):
-    """Flower's own Grid over a SuperLink and the nodes behind it, which answer as their scripts say.
-
-    A script says None while its node works. A node that has answered asks for the next task, as does one in
-    `empty_handed`, which lost what it was given: the gateway then notes that it is idle.
-    """
-
-    def __init__(self, deployment: Deployment, answers: dict[int, Answer], there: Iterable[int] = NODES) -> None:
-        InProcessGrid(lambda message, context: message, {})  # type: ignore[arg-type]  # gives messages a sender
-        super().__init__(token="token")
-        self.set_run(Run.create_empty(1))
-        self._client = self.link = RememberingLink()  # type: ignore[assignment]
-        self.deployment = deployment
-        self.answers = answers
-        self.there = set(there)
-        self.empty_handed: set[int] = set()
-        self.pulled: list[list[str]] = []
-
-    @property
-    def sent(self) -> list[Message]:
-        """What nodes were asked, as they find it."""
-        return [self.link.message(name) for name in self.link.asked]
-
-    def get_node_ids(self) -> list[int]:
-        self.work()
-        return sorted(self.there)
-
-    def work(self) -> None:
-        for message in self.sent:
-            node, name = message.metadata.dst_node_id, message.metadata.message_id
-            if name not in self.link.replies and (reply := self.answers[node](message)):
-                self.link.keep_reply(reply, name)
-                self.asks_for_a_task(node)
-        for node in self.empty_handed:
-            self.asks_for_a_task(node)
-
-    def asks_for_a_task(self, node: int) -> None:
-        self.deployment.idle(NODES[node]).set(self.deployment.tasks.last())
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        wanted = list(message_ids)
-        self.pulled.append(wanted)
-        return super().pull_messages(wanted)
-
-
-def echo(message: Message) -> Message:
-    return Message(make_parcel(open_parcel(message.content)), reply_to=message)
-
-
-def parcel(records: RecordDict) -> RecordDict:
-    return make_parcel(b"".join(pack(records)))
-
-
-def silent(message: Message) -> None:
-    return None
-
-
-def attending(folder: Path, answers: dict[int, Answer], **options: object) -> tuple[AttendingGrid, ScriptedGrid]:
-    deployment = Deployment(folder)
-    deployment.write(NODES)
-    grid = ScriptedGrid(deployment, answers, **options)  # type: ignore[arg-type]
-    return AttendingGrid(grid, deployment), grid
-
-
-def exchange(grid: AttendingGrid, nodes: Iterable[int], timeout: float = 0.3) -> dict[int, Message]:
-    records = encode_task(Task("describe", "hash"))
-    messages = [Message(records, node, "query.describe") for node in nodes]
-    return {reply.metadata.src_node_id: reply for reply in grid.send_and_receive(messages, timeout=timeout)}
 
 
 def test_records_travel_as_one_parcel_and_come_back_as_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,66 +234,3 @@ def test_a_task_that_failed_at_the_clinic_is_not_asked_again(tmp_path: Path) -> 
 def test_a_reply_that_is_no_parcel_is_that_clinics_error(tmp_path: Path, records: RecordDict) -> None:
     grid, _ = attending(tmp_path, {1: lambda message: Message(records, reply_to=message)})
     assert exchange(grid, [1])[1].has_error()
-
-
-def test_a_start_waits_for_the_wanted_clinics_and_goes_on_with_those_that_came(tmp_path: Path) -> None:
-    grid = ScriptedGrid(Deployment(tmp_path), {}, there=[1, 2, 99])
-    assert await_clinics(grid, lambda: NODES, ["east", "north"], 5.0) == {1: "east", 2: "north"}
-    assert await_clinics(grid, lambda: NODES, ["east", "west"], 0.1) == {1: "east"}
-    with pytest.raises(ConnectionFailure, match="no clinic came"):
-        await_clinics(grid, lambda: NODES, ["west"], 0.1)
-
-
-def test_a_key_that_is_replaced_while_a_start_waits_is_seen(tmp_path: Path) -> None:
-    deployment = Deployment(tmp_path)
-    deployment.write({1: "east", 2: "north"})
-
-    class Replacing(ScriptedGrid):
-        def get_node_ids(self) -> list[int]:
-            deployment.write({1: "east", 3: "north"})  # and the clinic comes with its new key
-            return [1, 3]
-
-    began = time.monotonic()
-    assert await_clinics(Replacing(deployment, {}), deployment.clinics, ["east", "north"], 20.0) == {
-        1: "east",
-        3: "north",
-    }
-    assert time.monotonic() - began < 10
-
-
-def a_study(quorum: float = 0.5) -> StudyConfig:
-    clinics = {"train": ["east", "north"], "held_out": ["west"]}
-    return parse_study({"name": "s", "clinics": clinics, "participation": {"quorum": quorum}}, "test")
-
-
-def describes(clinic: str) -> Answer:
-    description = Description(clinic, np.full((3, 5), 2.0))
-    return lambda message: Message(parcel(encode_reply(description)), reply_to=message)
-
-
-def test_a_clinic_that_calls_itself_by_anothers_name_is_left_out(tmp_path: Path) -> None:
-    grid, _ = attending(tmp_path, {1: describes("east"), 2: describes("west"), 3: describes("west")})
-    roster = call_roll(grid, a_study(), 1.0, NODES)
-    assert roster.nodes == {"east": 1, "west": 3}
-    assert roster.absent == ("north",)
-    assert roster.train == ("east",)
-
-
-def test_a_roll_below_the_quorum_stops_the_study(tmp_path: Path) -> None:
-    grid, _ = attending(tmp_path, {1: describes("east"), 2: silent, 3: describes("west")})
-    with pytest.raises(ConnectionFailure, match="1 training clinics answered, 2 are needed"):
-        call_roll(grid, a_study(quorum=1.0), 0.3, NODES)
-
-
-def test_a_round_below_the_quorum_is_not_kept_and_an_absent_clinic_stands_in_every_record(tmp_path: Path) -> None:
-    grid, _ = attending(tmp_path, {1: describes("east"), 3: describes("west")})
-    study = a_study()
-    roster = call_roll(grid, study, 1.0, {1: "east", 3: "west"})
-    book = RoundBook(RunFolder(tmp_path), study, roster)
-    strategy = WbcStrategy(study, roster, book, 0.3)
-    book.open_round(1)
-    assert [entry["clinic"] for entry in book._open["missing"]] == ["north"]
-    question = Message(RecordDict(), 1, "train")
-    with pytest.raises(ConnectionFailure, match="updates of 0 of 2"):
-        strategy.aggregate_train(1, [Message(Error(LATE_CODE, "late"), reply_to=question)])
-    assert book.rounds_done == 0
