@@ -26,15 +26,22 @@ NuclearStain = Annotated[float | None, typer.Option(help="as in images.nuclear_s
 def render(
     output: Annotated[Path, typer.Argument(help="folder to write: images, manifest.csv, contact.png")],
     study: Study = None,
-    size_px: Annotated[int, typer.Option(min=24, max=512, help="side of an image")] = 96,
-    seed: Seed = 0,
+    size_px: Annotated[int | None, typer.Option(min=24, max=512, help="side of an image; else the study's")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="else that of the study's data")] = None,
 ) -> None:
     """Write the in-silico cells of an experiment as images, in the manifest layout that clinics use."""
-    from wbc_simulations.experiment import DEFAULT_EXPERIMENT, read_experiment
+    from wbc_common.errors import SettingError
+    from wbc_simulations.experiment import DEFAULT_EXPERIMENT, plan_study, read_experiment
     from wbc_simulations.rendering import CONTACT_SHEET, write_data_set
 
     experiment = read_experiment(study or DEFAULT_EXPERIMENT)
-    cells = write_data_set(experiment.data.clinics, output, size_px=size_px, seed=seed)
+    if experiment.data.kind != "phantom":
+        raise SettingError(
+            f"{study} works on real cells: there is nothing to render", remedy="name a study with in-silico clinics"
+        )
+    size = plan_study(experiment).images.source_px if size_px is None else size_px
+    of_data = experiment.data.seed if seed is None else seed
+    cells = write_data_set(experiment.data.clinics, output, size_px=size, seed=of_data)
     typer.echo(f"{cells} cells in {output}, to look at: {output / CONTACT_SHEET}")
 
 

@@ -5,14 +5,18 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from studies import tiny_experiment
+from wbc_client.dataset.packed import read_packed
 from wbc_common.errors import DataError
 from wbc_server.run_folder import RunFolder
 from wbc_simulations import pretrain, running
 from wbc_simulations.cli import main
+from wbc_simulations.clinics import phantom_cells
 from wbc_simulations.experiment import Experiment, plan_study, write_experiment
 
 
@@ -78,7 +82,7 @@ def test_a_mistake_ends_with_its_code_one_message_and_a_next_step(
 
 
 def test_an_experiment_on_real_cells_without_a_folder_exits_2(exit_of, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("real.toml").write_text('[study]\nname = "real"\n[data]\nkind = "manifest"\n')
+    Path("real.toml").write_text('[study]\nname = "real"\n[data]\nkind = "manifest"\npath = "elsewhere"\n')
     assert exit_of("run", "--study", "real.toml") == 2
     assert "--data" in capsys.readouterr().err
 
@@ -245,3 +249,21 @@ def test_rehearsal_cells_are_made_where_a_name_fits(exit_of, capsys: pytest.Capt
     assert exit_of("rehearsal-cells", "cells.safetensors", "--blends", "2") == 0
     assert "26 cells in cells.safetensors" in capsys.readouterr().out
     assert exit_of("rehearsal-cells", "cells.npz") == 2
+
+
+def test_rendered_cells_are_those_that_the_study_trains_on(exit_of, tmp_path: Path) -> None:
+    data = tiny_experiment().data.model_copy(update={"seed": 3})
+    experiment = tiny_experiment(registry="wbc13").model_copy(update={"data": data})
+    write_experiment(experiment, tmp_path / "all-classes.toml")
+    assert exit_of("render", "cells", "--study", str(tmp_path / "all-classes.toml")) == 0
+    north = next(clinic for clinic in data.clinics if clinic.clinic == "north")
+    cells = read_packed(phantom_cells(north, plan_study(experiment), data.seed))
+    files = sorted(Path("cells/north").rglob("*.png"), key=lambda file: file.stem)
+    for file, image in zip(files, cells.images, strict=True):
+        assert np.array_equal(np.asarray(Image.open(file)), image.permute(1, 2, 0).numpy())
+
+
+def test_a_study_on_real_cells_has_none_to_render(exit_of, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("real.toml").write_text('[study]\nname = "real"\n[data]\nkind = "manifest"\npath = "elsewhere"\n')
+    assert exit_of("render", "cells", "--study", "real.toml") == 2
+    assert "works on real cells: there is nothing to render" in capsys.readouterr().err
