@@ -4,6 +4,7 @@ A grid is no axis of its own: each method is repeated at each point of it, under
 tables and paired differences treat "full, loss.tau=0.5" as any other method; its baseline is at the same point.
 """
 
+from collections.abc import Sequence
 from itertools import product
 from typing import Any, Literal, Self
 
@@ -58,6 +59,18 @@ class Comparison(Settings):
         """The method that a method is compared with."""
         method = next(method for method in self.methods if method.name == name)
         return method.baseline or self.methods[0].name
+
+    def with_baselines(self, names: Sequence[str]) -> list[str]:
+        """Those of the names that are methods, and what they are compared with, and that in turn; each once."""
+        known = {method.name for method in self.methods}
+        found: list[str] = []
+        waiting = [name for name in names if name in known]
+        while waiting:
+            name = waiting.pop(0)
+            if name not in found:
+                found.append(name)
+                waiting.append(self.baseline_of(name))
+        return found
 
 
 class Sweep(Settings):

@@ -56,6 +56,28 @@ def noise(cell: Cell) -> np.ndarray:
     return np.random.default_rng([cell.seed, sum(str(cell.fold).encode())]).normal(0.5, 0.1, size=200)
 
 
+def test_one_method_is_compared_with_its_baseline_and_that_with_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = (("plain", None), ("full", None), ("private", "full"), ("other", None))
+    methods = tuple(Method(name=name, baseline=baseline, settings=PLAIN) for name, baseline in names)
+    experiment = an_experiment().model_copy(update={"compare": Comparison(seeds=(0,), methods=methods)})
+    cells = cells_of(experiment, methods=["private"])
+    assert {cell.method for cell in cells} == {"plain", "full", "private"}
+    value = {"plain": 0.1, "full": 0.5, "private": 0.4}
+    by_folder = {cell.folder(tmp_path).path: made_of(value[cell.method], np.full(5, 0.5)) for cell in cells}
+    monkeypatch.setattr(compare, "cell_scores", lambda run, held_out: dict.fromkeys(held_out, by_folder[run.path]))
+    summary = write_comparison(experiment, cells, tmp_path)["methods"]
+    found = {name: methods["figures"]["accuracy"]["difference"]["value"] for name, methods in summary.items()}
+    assert found == pytest.approx({"plain": 0.0, "full": 0.4, "private": -0.1})
+
+
+def test_methods_that_are_each_others_baselines_are_both_there() -> None:
+    methods = (Method(name="one", baseline="two"), Method(name="two", baseline="one"), Method(name="three"))
+    experiment = an_experiment().model_copy(update={"compare": Comparison(seeds=(0,), methods=methods)})
+    assert {cell.method for cell in cells_of(experiment, methods=["two"])} == {"one", "two"}
+
+
 def test_an_experiment_without_methods_or_an_unknown_fold_is_refused() -> None:
     with pytest.raises(SettingError, match="no method to compare"):
         cells_of(tiny_experiment())

@@ -40,20 +40,19 @@ def plan_comparison(
 
     Args:
         seeds: how many of the experiment's seeds; None takes all.
-        methods: only these and their baselines; empty takes all.
+        methods: only these, their baselines and the baselines' own; empty takes all.
 
     Raises:
         SettingError: the file compares nothing, or a fold is no clinic.
     """
     if not experiment.compare.methods and not experiment.sweep.grid:
         raise SettingError("this experiment names no method to compare", remedy="add [[compare.methods]] to its file")
-    baselines = [
-        comparison.baseline_of(name)
+    with_baselines = [
+        name
         for comparison in (experiment.compare, on_grid(experiment.compare, experiment.sweep))
-        for name in methods
-        if name in {method.name for method in comparison.methods}
+        for name in comparison.with_baselines(methods)
     ]
-    filters = Filters(folds, experiment.compare.seeds[:seeds], tuple(dict.fromkeys([*baselines, *methods])))
+    filters = Filters(folds, experiment.compare.seeds[:seeds], tuple(dict.fromkeys([*with_baselines, *methods])))
     return plan_cells(experiment, filters, changes)
 
 
