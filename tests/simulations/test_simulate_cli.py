@@ -82,7 +82,7 @@ def test_a_mistake_ends_with_its_code_one_message_and_a_next_step(
 
 
 def test_an_experiment_on_real_cells_without_a_folder_exits_2(exit_of, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("real.toml").write_text('[study]\nname = "real"\n[data]\nkind = "manifest"\npath = "elsewhere"\n')
+    Path("real.toml").write_text('[study]\nname = "real"\n[data]\nkind = "manifest"\n')
     assert exit_of("run", "--study", "real.toml") == 2
     assert "--data" in capsys.readouterr().err
 
