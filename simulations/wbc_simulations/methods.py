@@ -64,12 +64,10 @@ class Comparison(Settings):
         """Those of the names that are methods, and what they are compared with, and that in turn; each once."""
         known = {method.name for method in self.methods}
         found: list[str] = []
-        waiting = [name for name in names if name in known]
-        while waiting:
-            name = waiting.pop(0)
-            if name not in found:
+        for name in names:
+            while name in known and name not in found:
                 found.append(name)
-                waiting.append(self.baseline_of(name))
+                name = self.baseline_of(name)
         return found
 
 
