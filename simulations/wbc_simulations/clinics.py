@@ -83,6 +83,13 @@ def phantom_cells(clinic: PhantomClinic, study: StudyConfig, seed: int) -> Path:
 
 def render_clinic(clinic: PhantomClinic, registry: Registry, *, size_px: int, seed: int) -> CellSet:
     """The cells of an in-silico clinic: patients drawn from its case mix, cells drawn from each patient's case."""
+    return _labelled(*render_cells(clinic, size_px=size_px, seed=seed), registry, clinic.clinic)
+
+
+def render_cells(
+    clinic: PhantomClinic, *, size_px: int, seed: int
+) -> tuple[torch.Tensor, NDArray[np.int64], NDArray[np.int64]]:
+    """Images uint8 [N, 3, H, W] of an in-silico clinic; class among the 13 and patient of each, int64 [N] both."""
     finest, patients = _draw_cells(clinic, seed)
     images = render(
         torch.from_numpy(finest),
@@ -91,7 +98,7 @@ def render_clinic(clinic: PhantomClinic, registry: Registry, *, size_px: int, se
         size_px=size_px,
         seed=derive_seed(seed, "cells", clinic.clinic),
     )
-    return _labelled(images, finest, patients, registry, clinic.clinic)
+    return images, finest, patients
 
 
 def unrendered_clinic(clinic: PhantomClinic, registry: Registry, *, seed: int) -> CellSet:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from wbc_common.cells import CLASSES_13, registry
+from wbc_common.cells import CLASSES_13
 from wbc_common.errors import SettingError
 from wbc_common.files import write_atomically
-from wbc_simulations.clinics import render_clinic
+from wbc_simulations.clinics import render_cells
 from wbc_simulations.experiment import PhantomClinic
 from wbc_simulations.phantom import load_domain
 from wbc_simulations.phantom.contact import contact_sheet
@@ -42,12 +42,12 @@ def write_data_set(clinics: Sequence[PhantomClinic], folder: Path, *, size_px: i
 
 def _write_clinic(clinic: PhantomClinic, folder: Path, *, size_px: int, seed: int) -> list[tuple[str, str, str, str]]:
     """The clinic's rows of the manifest, its images written."""
-    cells = render_clinic(clinic, registry("wbc13"), size_px=size_px, seed=seed)
+    images, labels, patients = render_cells(clinic, size_px=size_px, seed=seed)
     rows = []
-    for number, (label, patient) in enumerate(zip(cells.labels.tolist(), cells.groups.tolist(), strict=True)):
+    for number, (label, patient) in enumerate(zip(labels, patients, strict=True)):
         name = CLASSES_13[label]
         path = Path(clinic.clinic) / name / f"{number:06d}.png"
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(cells.images[number].permute(1, 2, 0).numpy()).save(folder / path)
+        Image.fromarray(images[number].permute(1, 2, 0).numpy()).save(folder / path)
         rows.append((path.as_posix(), clinic.clinic, name, f"patient-{patient}"))
     return rows
